@@ -1,0 +1,121 @@
+//! `allow` and `deny`: one method and one path pattern each.
+//!
+//! A pattern is relative to the upstream's base path, case-sensitive, and looks at no query. `*` stands
+//! inside one segment, `**` only as the last. A percent-encoded slash belongs to its segment, so only a
+//! pattern that ends in `/**` matches a path that has one.
+
+use http::Method;
+
+/// `METHOD|* /pattern`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    method: Option<Method>,
+    segments: Vec<String>,
+    rest: bool,
+}
+
+impl Rule {
+    /// Reads `GET /repos/*/issues`, `* /**`; says what is wrong in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (method, pattern) = text
+            .split_once(' ')
+            .ok_or_else(|| "a rule is a method or *, one space, and a path pattern".to_owned())?;
+        let method = match method {
+            "*" => None,
+            word if !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') => {
+                Some(Method::from_bytes(word.as_bytes()).map_err(|e| e.to_string())?)
+            }
+            _ => return Err("a rule's method is in capitals, or * for any".to_owned()),
+        };
+        let path = pattern.strip_prefix('/').ok_or_else(|| "a rule's pattern begins with /".to_owned())?;
+        if pattern.bytes().any(|b| !(0x21..0x7f).contains(&b) || b"?#\\".contains(&b)) {
+            return Err("a rule's pattern is a path: visible ASCII without ? # or \\".to_owned());
+        }
+        let mut segments: Vec<String> = path.split('/').map(str::to_owned).collect();
+        let rest = segments.last().is_some_and(|s| s == "**");
+        if rest {
+            segments.pop();
+        }
+        if segments.iter().any(|s| s.contains("**")) {
+            return Err("** stands only as the last segment".to_owned());
+        }
+        if segments.iter().any(|s| s == "." || s == "..") {
+            return Err("a rule's pattern has no dot segments: relay refuses such paths anyway".to_owned());
+        }
+        Ok(Self { method, segments, rest })
+    }
+
+    /// Whether this rule covers a request. `path` is the still encoded path below the base path, with
+    /// its leading slash.
+    pub fn matches(&self, method: &Method, path: &str) -> bool {
+        if self.method.as_ref().is_some_and(|m| m != method) {
+            return false;
+        }
+        let mut given = path.strip_prefix('/').unwrap_or(path).split('/');
+        for wanted in &self.segments {
+            match given.next() {
+                Some(segment) if segment_matches(wanted, segment) => {}
+                _ => return false,
+            }
+        }
+        self.rest || given.next().is_none()
+    }
+}
+
+/// `*` stands for any run of bytes inside a segment that has no encoded slash.
+fn segment_matches(pattern: &str, segment: &str) -> bool {
+    if segment.contains("%2F") || segment.contains("%2f") {
+        return false;
+    }
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut left) = segment.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return left.is_empty() };
+    for part in parts {
+        match left.find(part) {
+            Some(at) => left = left.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    left.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_what_they_say() {
+        let rows = [
+            ("GET /a", "GET", "/a", true, "exact"),
+            ("GET /a", "POST", "/a", false, "another method"),
+            ("* /a", "POST", "/a", true, "any method"),
+            ("GET /a", "GET", "/a/", false, "a trailing slash is another path"),
+            ("GET /a", "GET", "/A", false, "case matters"),
+            ("POST /chat.*", "POST", "/chat.postMessage", true, "star inside a segment"),
+            ("POST /chat.*", "POST", "/chat.a/b", false, "star does not cross a slash"),
+            ("GET /a/*/c", "GET", "/a/b/c", true, "star as a segment"),
+            ("GET /a/*/c", "GET", "/a/b%2Fx/c", false, "an encoded slash belongs to its segment"),
+            ("GET /a/**", "GET", "/a/b%2fx/c", true, "only /** takes an encoded slash"),
+            ("GET /a/**", "GET", "/a", false, "/** wants what stands before it and a slash"),
+            ("GET /**", "GET", "/", true, "everything"),
+            ("GET /a*b*c", "GET", "/aXbYc", true, "two stars"),
+            ("GET /a*b*c", "GET", "/aXcYb", false, "two stars in the wrong order"),
+            ("GET /ab*ba", "GET", "/aba", false, "the parts may not overlap"),
+        ];
+        for (rule, method, path, wanted, mistake) in rows {
+            let rule = Rule::parse(rule).unwrap();
+            assert_eq!(rule.matches(&method.parse().unwrap(), path), wanted, "{mistake}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused() {
+        for text in
+            ["", "GET", "get /a", "GET a", "GET  /a", "GET /**/a", "GET /a**", "GET /a?b", "GET /../a"]
+        {
+            assert!(Rule::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Where sealed records stand. One small trait, one file per engine.
+//!
+//! Records are keyed by (customer, secret), so that another customer's UUID is a plain miss on the same
+//! path. What must never enter: plaintext, unwrapped keys, configuration types. A write that returned
+//! `Ok` survives kill -9 and power loss; an engine that cannot promise that must not implement this.
+
+pub mod memory;
+pub mod sled;
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use crate::model::{Customer, DataKeyId, SecretId};
+
+/// One secret as stored: its authenticated head and the sealed bytes of its current version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRow {
+    /// Whose it is.
+    pub customer: Customer,
+    /// Its UUID.
+    pub id: SecretId,
+    /// The current version's number, 1 for the first.
+    pub version: u32,
+    /// The encoded, authenticated head (`envelope`).
+    pub head: Bytes,
+    /// The sealed current version (`envelope`).
+    pub sealed: Bytes,
+}
+
+/// What a write found in its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// The secret must not exist yet.
+    Absent,
+    /// The secret's head must still be exactly this.
+    Head(Bytes),
+}
+
+/// Something that caches must forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A secret was added, changed or removed.
+    Secret(Customer, SecretId),
+    /// A customer's data keys changed.
+    DataKeys(Customer),
+}
+
+/// A store call under way.
+pub type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A durable store of sealed records.
+pub trait Store: Send + Sync {
+    /// The secret, if this customer has it.
+    fn secret<'a>(&'a self, customer: &'a Customer, id: SecretId) -> Call<'a, Option<SecretRow>>;
+
+    /// Up to `limit` of the customer's secrets in the order of their ids, behind `after`.
+    fn secrets<'a>(
+        &'a self,
+        customer: &'a Customer,
+        after: Option<SecretId>,
+        limit: usize,
+    ) -> Call<'a, Vec<SecretRow>>;
+
+    /// Whose secret `id` is. For the admin API alone: the data path must never ask this.
+    fn owner(&self, id: SecretId) -> Call<'_, Option<Customer>>;
+
+    /// Writes head and version in one transaction if the store still holds what is `expected`, else
+    /// [`StoreError::Conflict`]. Older versions are kept.
+    fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()>;
+
+    /// Deletes the secret and all its versions; whether there was one.
+    fn remove_secret<'a>(&'a self, customer: &'a Customer, id: SecretId) -> Call<'a, bool>;
+
+    /// One wrapped data key of the customer.
+    fn data_key<'a>(&'a self, customer: &'a Customer, id: DataKeyId) -> Call<'a, Option<Bytes>>;
+
+    /// The customer's active data key: its id and the wrapped bytes.
+    fn active_data_key<'a>(&'a self, customer: &'a Customer) -> Call<'a, Option<(DataKeyId, Bytes)>>;
+
+    /// Makes `wrapped` the customer's active data key if it has none, else [`StoreError::Conflict`].
+    fn add_data_key<'a>(&'a self, customer: &'a Customer, id: DataKeyId, wrapped: Bytes) -> Call<'a, ()>;
+
+    /// A store-wide record by name: wrapped keys, the newest audit anchor.
+    fn meta<'a>(&'a self, name: &'a str) -> Call<'a, Option<Bytes>>;
+
+    /// Writes a store-wide record.
+    fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()>;
+
+    /// The change feed: every acknowledged write, before its acknowledgement. A receiver that lagged
+    /// must forget everything.
+    fn changes(&self) -> broadcast::Receiver<Change>;
+}
+
+/// Why the store gave no answer. The text is for the operator and holds no record bytes.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The engine failed or is gone.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What the write expected is no longer there.
+    #[error("the record was changed by someone else meanwhile")]
+    Conflict,
+    /// The disk is full; nothing was written.
+    #[error("the store has no space left")]
+    Full,
+    /// A stored row has not the shape that relay writes.
+    #[error("a stored row is damaged: {0}")]
+    Damaged(String),
+}

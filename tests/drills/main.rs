@@ -1,0 +1,2 @@
+//! The long measurements behind `tests/drill NAME [--full]`.
+fn main() {}
