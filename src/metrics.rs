@@ -1,1 +1,145 @@
-//! Not built yet.
+//! Numbers for the operator, by integration and outcome, never by customer.
+//!
+//! Handles are made once per integration so that the data path only adds. What must never enter: a
+//! customer, a secret's id, a path, anything that a caller can make up as a label.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// All of relay's metrics and the registry that prints them.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<IntegrationLabel, Histogram>,
+    denied: Family<ReasonLabel, Counter>,
+    reflected: Family<IntegrationLabel, Counter>,
+    in_flight: Gauge<i64, AtomicI64>,
+    connections: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    integration: Arc<str>,
+    code_class: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IntegrationLabel {
+    integration: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// One integration's own handles.
+pub struct IntegrationMetrics {
+    relayed: [Counter; 5],
+    refused: [Counter; 5],
+    duration: Histogram,
+    reflected: Counter,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Metrics {
+    /// Fresh metrics, all zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("relay");
+        let duration = Family::<IntegrationLabel, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.0005, 2.0, 18))
+        });
+        let made = Self {
+            requests: Family::default(),
+            duration,
+            denied: Family::default(),
+            reflected: Family::default(),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Requests answered, by status class and by who answered", made.requests.clone());
+        registry.register("request_duration_seconds", "From the request's head to the end of the answer", made.duration.clone());
+        registry.register("denied", "Refusals by code", made.denied.clone());
+        registry.register("reflected", "Answers in which the credential was found and scrubbed", made.reflected.clone());
+        registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
+        registry.register("connections", "Open connections from apps", made.connections.clone());
+        let build = Gauge::<i64, AtomicI64>::default();
+        build.set(1);
+        registry
+            .sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into()))
+            .register("build_info", "The version that runs", build);
+        Self { registry, ..made }
+    }
+
+    /// The handles of one integration.
+    pub fn integration(&self, name: &str) -> IntegrationMetrics {
+        let integration: Arc<str> = name.into();
+        let counters = |outcome| {
+            CLASSES.map(|code_class| {
+                let labels = RequestLabels { integration: integration.clone(), code_class, outcome };
+                self.requests.get_or_create(&labels).clone()
+            })
+        };
+        let label = IntegrationLabel { integration: integration.clone() };
+        IntegrationMetrics {
+            relayed: counters("relayed"),
+            refused: counters("refused"),
+            duration: self.duration.get_or_create(&label).clone(),
+            reflected: self.reflected.get_or_create(&label).clone(),
+        }
+    }
+
+    /// Counts a refusal by its code.
+    pub fn denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Requests under way.
+    pub const fn in_flight(&self) -> &Gauge<i64, AtomicI64> {
+        &self.in_flight
+    }
+
+    /// Open connections from apps.
+    pub const fn connections(&self) -> &Gauge<i64, AtomicI64> {
+        &self.connections
+    }
+
+    /// The OpenMetrics text of `/metrics`.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl IntegrationMetrics {
+    /// Counts one answered request.
+    pub fn answered(&self, status: u16, refused: bool, reflected: bool, took: Duration) {
+        let counters = if refused { &self.refused } else { &self.relayed };
+        if let Some(counter) = counters.get(usize::from(status / 100).wrapping_sub(1)) {
+            counter.inc();
+        }
+        if reflected {
+            self.reflected.inc();
+        }
+        self.duration.observe(took.as_secs_f64());
+    }
+}

@@ -1,1 +1,121 @@
-//! Not built yet.
+//! The corridor: one request's whole life, in order.
+//!
+//! Each step is a stage with a file of its own and turns one proof into the next, so a step cannot be
+//! skipped or swapped without a compile error. What must never enter: a decision. They are made in the
+//! stages; this file says only what follows what.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+
+use crate::kms::cached::DataKeys;
+use crate::net::pool::{Outgoing, Pool, VendorBody};
+use crate::refusal::Refusal;
+use crate::reply;
+use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
+use crate::stage::authorize::limits::InFlight;
+use crate::stage::authorize::records::Records;
+use crate::stage::authorize::{Rules, authorize};
+use crate::stage::connect::connect;
+use crate::stage::inject::inject;
+use crate::stage::record::{self, Ledger, Recorded, Trail};
+use crate::stage::route::{Routes, route};
+use crate::stage::scrub::{Scrubbed, Surroundings, scrub};
+use crate::stage::send::{Sent, send};
+use crate::stage::unseal::unseal;
+
+/// What all workers share.
+pub struct Shared {
+    /// The integrations.
+    pub routes: Routes,
+    /// What a caller's token must be.
+    pub token_rules: TokenRules,
+    /// The sealed records in memory.
+    pub records: Records,
+    /// The data keys in memory.
+    pub keys: Arc<DataKeys>,
+    /// Requests under way by customer.
+    pub in_flight: InFlight,
+    /// How the app addresses relay, if not by its request's authority; and relay's own addresses.
+    pub surroundings: Surroundings,
+}
+
+/// What one worker has for itself: nothing here is shared or locked.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Tokens already verified.
+    pub verdicts: Verdicts,
+    /// Connections to vendors.
+    pub pool: Pool,
+    /// Where trails go.
+    pub ledger: Rc<Ledger>,
+}
+
+/// An answer on its way to the app: the vendor's, scrubbed, or relay's own.
+pub type Answer = Response<AnswerBody>;
+
+/// Its body: streaming, counted, closing the trail.
+pub type AnswerBody = Recorded<Either<Scrubbed<VendorBody>, Full<Bytes>>>;
+
+/// Serves one request.
+pub async fn serve(worker: &Worker, head: Parts, body: Incoming) -> Answer {
+    let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
+    let mut body = Some(body);
+    let answer = match relay(worker, &trail, &head, &mut body).await {
+        Ok(response) => response.map(Either::Left),
+        Err(refusal) => refuse(&refusal, &trail, &head, body).map(Either::Right),
+    };
+    answer.map(|body| Recorded::new(body, trail))
+}
+
+async fn relay(
+    worker: &Worker,
+    trail: &Rc<Trail>,
+    head: &Parts,
+    body: &mut Option<Incoming>,
+) -> Result<Response<Scrubbed<VendorBody>>, Refusal> {
+    let shared = &*worker.shared;
+    let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
+
+    let matched = route(&shared.routes, head)?;
+    let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers)?;
+    trail.authenticated(&caller);
+    let grant = authorize(&rules, caller, &head.method, &head.headers).await?;
+    let mut opened = record::open(trail, grant).await?;
+    let mut outgoing: Option<Outgoing> = None;
+    let answer = loop {
+        let line = connect(&worker.pool, &opened, outgoing.is_some()).await?;
+        let credential = unseal(&shared.keys, &opened, &line).await?;
+        let out = outgoing.take().unwrap_or_else(|| Outgoing::new(body.take(), trail.bytes_in()));
+        let armed = inject(&opened, credential, head, out)?;
+        match send(line, armed).await? {
+            Sent::Answer(answer) => break answer,
+            Sent::Again(body) => outgoing = Some(body),
+        }
+        opened = record::open_again(trail, opened).await?;
+    };
+    scrub(&shared.surroundings, &opened, trail, head, answer)
+}
+
+/// relay's own answer. What is left of the request's body is read a little further, so that a client that
+/// is still writing sees the answer instead of a reset.
+fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Option<Incoming>) -> Response<Full<Bytes>> {
+    trail.refused(refusal);
+    if let Some(body) = body {
+        tokio::task::spawn_local(reply::drain(body));
+    }
+    reply::refuse(refusal, trail.request_id(), &head.headers)
+}
+
+/// A request that never got as far as the corridor: refused with its own trail, so that it is counted.
+pub fn turn_away(worker: &Worker, refusal: &Refusal, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
+    refuse(refusal, &trail, &head, Some(body)).map(|body| Recorded::new(Either::Right(body), trail))
+}

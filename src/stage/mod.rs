@@ -1,1 +1,15 @@
-//! Not built yet.
+//! The steps of a request's life, a file each, in the order of `pipeline`.
+//!
+//! Each turns one proof into the next: `Matched -> Caller -> Grant -> Opened -> Line -> Credential ->
+//! Armed`. The proofs have private fields and are built only here, so a step cannot be skipped. A stage
+//! knows the types of the stages before it, never of those behind it.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod connect;
+pub mod inject;
+pub mod record;
+pub mod route;
+pub mod scrub;
+pub mod send;
+pub mod unseal;

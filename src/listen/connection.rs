@@ -1,0 +1,148 @@
+//! One HTTP/1.1 connection from an app.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::admit::admit;
+use super::pace::{Pace, Paced};
+use super::worker::Station;
+use super::{Observer, Seen};
+use crate::pipeline::{self, Answer};
+use crate::refusal::Code;
+use crate::secret::Secret;
+
+/// More than the limit on a head, so that relay and not hyper refuses one that is too large.
+const READ_BUFFER: usize = 128 * 1024;
+const MOST_FIELDS: usize = 400;
+const SHOWN: usize = 256;
+
+/// Serves the connection until it closes, or until it is cut for being too slow.
+pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
+    let io = Paced::new(TokioIo::new(stream), pace.clone());
+    let paced = pace.clone();
+    let service = service_fn(move |request| {
+        let (station, pace) = (station.clone(), paced.clone());
+        async move {
+            pace.busy();
+            Ok::<_, Infallible>(answer(&station, request, pace).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .max_buf_size(READ_BUFFER)
+        .max_headers(MOST_FIELDS)
+        .half_close(true)
+        .serve_connection(io, service);
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended in an error");
+            }
+        }
+        () = pace.cut() => tracing::debug!("a connection was too slow and was cut"),
+    }
+}
+
+async fn answer(station: &Station, request: Request<Incoming>, pace: Rc<Pace>) -> Response<Watched> {
+    let shown = station.observer.as_ref().map(|_| (request.method().to_string(), request.uri().path().to_owned()));
+    let refused = if station.draining.has_begun() {
+        Some(Code::Draining.into())
+    } else {
+        admit(&station.limits, &request).err()
+    };
+    let mut response: Answer = match &refused {
+        Some(refusal) => pipeline::turn_away(&station.worker, refusal, request),
+        None => {
+            let (head, body) = request.into_parts();
+            pipeline::serve(&station.worker, head, body).await
+        }
+    };
+    // After a framing fault nothing that follows on the connection can be trusted.
+    if refused.is_some() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let show = shown.and_then(|(method, path)| Show::of(&station.observer, method, path, &response));
+    response.map(|inner| Watched { inner, pace, show })
+}
+
+/// The answer's body, telling the connection's pace when it has ended.
+pub(super) struct Watched {
+    inner: crate::pipeline::AnswerBody,
+    pace: Rc<Pace>,
+    show: Option<Show>,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        if let (Some(show), Some(Ok(frame))) = (&mut self.show, &frame) {
+            show.saw(frame.data_ref().map_or(&[], |data| data));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.pace.idle();
+        if let Some(show) = self.show.take() {
+            show.done();
+        }
+    }
+}
+
+/// Collects the first bytes of one answer for the observer.
+struct Show {
+    observer: std::sync::Arc<dyn Fn(Seen) + Send + Sync>,
+    seen: Seen,
+    body: Vec<u8>,
+    started: Instant,
+}
+
+impl Show {
+    fn of(observer: &Observer, method: String, path: String, response: &Answer) -> Option<Self> {
+        let request_id = response.body().request_id();
+        let status = response.status().as_u16();
+        let body = Secret::new(Vec::new());
+        let seen = Seen { request_id, method, path, status, body, took: std::time::Duration::ZERO };
+        Some(Self { observer: observer.clone()?, seen, body: Vec::new(), started: Instant::now() })
+    }
+
+    fn saw(&mut self, data: &[u8]) {
+        let room = SHOWN.saturating_sub(self.body.len());
+        self.body.extend(data.iter().take(room));
+    }
+
+    fn done(mut self) {
+        self.seen.body = Secret::new(self.body);
+        self.seen.took = self.started.elapsed();
+        (self.observer)(self.seen);
+    }
+}

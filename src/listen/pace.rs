@@ -1,0 +1,168 @@
+//! How far a connection is, so that slow ones can be cut without a timer per request.
+//!
+//! A connection notes its phase in a few cells; its worker sweeps all of them once a second. What must
+//! never enter: bytes.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::sync::Notify;
+
+use super::DoorLimits;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for its next request.
+    Idle,
+    /// A head has begun.
+    Head,
+    /// A request is under way.
+    Busy,
+}
+
+/// One connection's pace.
+pub(super) struct Pace {
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    /// Since when a write has been waiting for the app.
+    stalled: Cell<Option<Instant>>,
+    cut: Notify,
+}
+
+impl Pace {
+    /// A connection that has just been accepted: its first head must come in time.
+    pub(super) fn fresh() -> Rc<Self> {
+        Rc::new(Self {
+            phase: Cell::new(Phase::Head),
+            since: Cell::new(Instant::now()),
+            stalled: Cell::new(None),
+            cut: Notify::new(),
+        })
+    }
+
+    /// A whole head has been read.
+    pub(super) fn busy(&self) {
+        self.phase.set(Phase::Busy);
+    }
+
+    /// The answer has ended.
+    pub(super) fn idle(&self) {
+        self.phase.set(Phase::Idle);
+        self.since.set(Instant::now());
+    }
+
+    /// Waits until the sweep cuts this connection.
+    pub(super) async fn cut(&self) {
+        self.cut.notified().await;
+    }
+
+    fn is_overdue(&self, limits: &DoorLimits, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.since.get());
+        match self.phase.get() {
+            Phase::Idle => waited > limits.idle_timeout,
+            Phase::Head => waited > limits.head_timeout,
+            Phase::Busy => self
+                .stalled
+                .get()
+                .is_some_and(|since| now.saturating_duration_since(since) > limits.stalled_timeout),
+        }
+    }
+
+    fn read_some(&self) {
+        if self.phase.get() == Phase::Idle {
+            self.phase.set(Phase::Head);
+            self.since.set(Instant::now());
+        }
+    }
+}
+
+/// All connections of one worker.
+#[derive(Default)]
+pub(super) struct Sweep(RefCell<Vec<Weak<Pace>>>);
+
+impl Sweep {
+    /// Watches one more connection.
+    pub(super) fn watch(&self, pace: &Rc<Pace>) {
+        self.0.borrow_mut().push(Rc::downgrade(pace));
+    }
+
+    /// Cuts what is overdue; to be called about once a second.
+    pub(super) fn sweep(&self, limits: &DoorLimits) {
+        let now = Instant::now();
+        self.0.borrow_mut().retain(|pace| {
+            let Some(pace) = pace.upgrade() else { return false };
+            if pace.is_overdue(limits, now) {
+                pace.cut.notify_one();
+            }
+            true
+        });
+    }
+}
+
+/// A connection's bytes, with its pace noted on the way.
+pub(super) struct Paced<T> {
+    inner: T,
+    pace: Rc<Pace>,
+}
+
+impl<T> Paced<T> {
+    /// Notes the pace of `inner` in `pace`.
+    pub(super) const fn new(inner: T, pace: Rc<Pace>) -> Self {
+        Self { inner, pace }
+    }
+}
+
+impl<T: Read + Unpin> Read for Paced<T> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if matches!(read, Poll::Ready(Ok(()))) {
+            self.pace.read_some();
+        }
+        read
+    }
+}
+
+impl<T: Write + Unpin> Paced<T> {
+    fn wrote<R>(&self, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        match written {
+            Poll::Pending if self.pace.stalled.get().is_none() => self.pace.stalled.set(Some(Instant::now())),
+            Poll::Pending => {}
+            Poll::Ready(_) => self.pace.stalled.set(None),
+        }
+        written
+    }
+}
+
+impl<T: Write + Unpin> Write for Paced<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,71 @@
+//! One worker: a thread with a single-threaded runtime that serves its share of the connections.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::pace::{Pace, Sweep};
+use super::{Accepted, DoorLimits, Draining, Observer, connection};
+use crate::metrics::Metrics;
+use crate::pipeline::Worker;
+
+/// A worker's place: what its connections share.
+pub struct Station {
+    /// The corridor's own state.
+    pub worker: Worker,
+    /// The door's limits.
+    pub limits: DoorLimits,
+    /// Whether relay is shutting down.
+    pub draining: Arc<Draining>,
+    /// Sees every answer, in `relay dev`.
+    pub observer: Observer,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves connections until `accepted` closes and every connection has ended. `build` runs inside the
+/// worker's own runtime. Blocks the thread.
+///
+/// # Errors
+/// If the runtime cannot be made.
+pub fn run(build: impl FnOnce() -> Station, accepted: mpsc::UnboundedReceiver<Accepted>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(build, accepted));
+    Ok(())
+}
+
+async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
+    let station = Rc::new(build());
+    let sweep = Rc::new(Sweep::default());
+    let sweeper = tokio::task::spawn_local(sweep_forever(sweep.clone(), station.clone()));
+    let open = Rc::new(());
+    while let Some(Accepted { stream, _place: place }) = accepted.recv().await {
+        let Ok(stream) = TcpStream::from_std(stream) else { continue };
+        let pace = Pace::fresh();
+        sweep.watch(&pace);
+        let (station, open) = (station.clone(), open.clone());
+        tokio::task::spawn_local(async move {
+            connection::serve(station.clone(), stream, pace).await;
+            station.metrics.connections().dec();
+            drop((place, open));
+        });
+    }
+    // The acceptor is gone: what is still open may end by itself; `app` bounds how long.
+    while Rc::strong_count(&open) > 1 && station.metrics.in_flight().get() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sweeper.abort();
+}
+
+async fn sweep_forever(sweep: Rc<Sweep>, station: Rc<Station>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        sweep.sweep(&station.limits);
+    }
+}

@@ -1,0 +1,120 @@
+//! Where the caller's token stands.
+//!
+//! With `Relay-Authorization` nothing else is read. Without it the token stands where the credential will
+//! go, so that a vendor's SDK works with the token given as its API key; plus `Authorization`. Only three
+//! dot-separated base64url parts count as a token: a dummy key in a slot is no token.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+
+use crate::config::Placement;
+use crate::refusal::{Code, Refusal};
+
+const RELAY_AUTHORIZATION: HeaderName = HeaderName::from_static("relay-authorization");
+const LONGEST_TOKEN: usize = 8 * 1024;
+
+/// The one token of the request. For an unknown integration only the two fixed fields are read.
+pub(super) fn find<'a>(
+    headers: &'a HeaderMap,
+    placements: Option<&[Placement]>,
+) -> Result<Cow<'a, str>, Refusal> {
+    let mut own = headers.get_all(RELAY_AUTHORIZATION).iter();
+    match (own.next(), own.next()) {
+        (Some(_), Some(_)) => {
+            return Err(Refusal::new(Code::TokenAmbiguous, "Relay-Authorization stands more than once."));
+        }
+        (Some(value), None) => {
+            let token = value.to_str().ok().and_then(|text| behind_scheme(text, &["bearer"]));
+            return token.filter(|t| is_token(t)).map(Cow::Borrowed).ok_or_else(|| {
+                Refusal::new(Code::TokenInvalid, "Relay-Authorization is not `Bearer` and a three-part JWT.")
+            });
+        }
+        (None, _) => {}
+    }
+    let slots = placements.unwrap_or_default().iter().filter(|p| !p.value.fields().is_empty());
+    let mut found: Option<Cow<'a, str>> = None;
+    let names = slots.map(|p| &p.header).filter(|name| *name != AUTHORIZATION);
+    for name in names.chain([&AUTHORIZATION]) {
+        for value in headers.get_all(name) {
+            let Some(token) = value.to_str().ok().and_then(token_in) else { continue };
+            if found.as_ref().is_some_and(|other| *other != token) {
+                return Err(Refusal::new(
+                    Code::TokenAmbiguous,
+                    "Two different tokens stand in the fields that may carry one.",
+                ));
+            }
+            found = Some(token);
+        }
+    }
+    found.ok_or_else(|| {
+        Refusal::new(
+            Code::TokenMissing,
+            "No caller token (three-part JWT) was found: send `Authorization: Bearer <jwt>` or `Relay-Authorization: Bearer <jwt>`.",
+        )
+    })
+}
+
+/// The token in a field's value: bare, behind a scheme, or as the password (or name) of Basic.
+fn token_in(value: &str) -> Option<Cow<'_, str>> {
+    let value = value.trim();
+    if is_token(value) {
+        return Some(Cow::Borrowed(value));
+    }
+    if let Some(pair) = behind_scheme(value, &["basic"]) {
+        let decoded = String::from_utf8(STANDARD.decode(pair).ok()?).ok()?;
+        let (user, password) = decoded.split_once(':')?;
+        let token = [password, user].into_iter().find(|part| is_token(part))?;
+        return Some(Cow::Owned(token.to_owned()));
+    }
+    let (_, last) = value.rsplit_once([' ', '='])?;
+    let token = last.trim_matches('"');
+    is_token(token).then_some(Cow::Borrowed(token))
+}
+
+fn behind_scheme<'a>(value: &'a str, schemes: &[&str]) -> Option<&'a str> {
+    let (scheme, rest) = value.trim().split_once(' ')?;
+    schemes.iter().any(|s| scheme.eq_ignore_ascii_case(s)).then(|| rest.trim())
+}
+
+/// Three non-empty base64url parts and two dots, 8 KiB at most.
+fn is_token(text: &str) -> bool {
+    let mut dots = 0;
+    let mut since = 0_usize;
+    for byte in text.bytes() {
+        match byte {
+            b'.' if since > 0 => (dots, since) = (dots + 1, 0),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => since += 1,
+            _ => return false,
+        }
+    }
+    dots == 2 && since > 0 && text.len() <= LONGEST_TOKEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_three_part_token_counts() {
+        let basic = format!("Basic {}", STANDARD.encode("user:a.b.c"));
+        let rows = [
+            ("a.b.c", Some("a.b.c"), "bare"),
+            ("Bearer a.b.c", Some("a.b.c"), "bearer"),
+            ("token a.b.c", Some("a.b.c"), "another scheme"),
+            ("Token token=\"a.b.c\"", Some("a.b.c"), "as a parameter"),
+            (&basic, Some("a.b.c"), "as Basic's password"),
+            ("Bearer sk-dummy", None, "a dummy key is no token"),
+            ("Bearer a.b", None, "two parts"),
+            ("Bearer a..c", None, "an empty part"),
+            ("Bearer a.b.c.d", None, "four parts"),
+            ("Bearer a.b.c=", None, "padding"),
+        ];
+        for (value, wanted, mistake) in rows {
+            assert_eq!(token_in(value).as_deref(), wanted, "{mistake}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Step 3: may this caller use which secret, here, for this?
+//!
+//! Scope, integration, path, method, limits, then the secret itself: found under the token's customer or
+//! not at all, active, unexpired, of this integration and origin. The result is a [`Grant`]. What must
+//! never enter: plaintext; a difference between an unknown UUID and another customer's.
+
+pub mod limits;
+mod path;
+pub mod records;
+mod shares;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::HeaderName;
+use http::{HeaderMap, Method};
+
+use crate::clock;
+use crate::kms::KmsError;
+use crate::model::{SecretId, State};
+use crate::refusal::{Code, Refusal};
+use crate::stage::authenticate::{Caller, Identity};
+use crate::stage::route::{Matched, Reference, Route, Routes};
+
+use limits::{InFlight, Permit};
+use records::{LookupError, Record, Records};
+
+/// Fields by which a request may ask a server to treat it as another method.
+const METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+/// Proof that this caller may use this secret on this integration for this request.
+pub struct Grant {
+    identity: Rc<Identity>,
+    route: Arc<Route>,
+    record: Arc<Record>,
+    target: Target,
+    _permit: Permit,
+}
+
+/// Where the request goes at the vendor, and how the app addresses the same place here.
+pub struct Target {
+    /// The vendor's path below the base path, still encoded.
+    pub rest: String,
+    /// The vendor's path and query, base path included.
+    pub path_and_query: String,
+    /// What stands before the vendor's path on this side.
+    pub prefix: String,
+}
+
+impl Grant {
+    /// Who calls.
+    pub const fn identity(&self) -> &Rc<Identity> {
+        &self.identity
+    }
+
+    /// The integration.
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The sealed record.
+    pub const fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Where it goes.
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+/// What authorize needs beside the caller.
+pub struct Rules<'a> {
+    /// All integrations, for the nearest name in an error.
+    pub routes: &'a Routes,
+    /// The records by customer and UUID.
+    pub records: &'a Records,
+    /// Requests under way by customer.
+    pub in_flight: &'a InFlight,
+}
+
+/// Decides; the checks stand in the order of refusals of DESIGN section 5.
+///
+/// # Errors
+/// `scope_denied`, `integration_unknown`, `path_refused`, `request_denied`, `rate_limited`, `too_busy`,
+/// `secret_missing`, `secret_ambiguous`, `secret_not_found`, `secret_disabled`, `secret_expired`,
+/// `credential_unusable`, `keys_*`, `store_unavailable`.
+pub async fn authorize(
+    rules: &Rules<'_>,
+    caller: Caller,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Grant, Refusal> {
+    let (matched, identity) = caller.into_parts();
+    scope_allows(&identity, matched.asked_for())?;
+    let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
+    path::check(matched.rest(), matched.query())?;
+    request_allowed(&route, method, headers, matched.rest())?;
+    let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
+    let id = which_secret(matched.reference(), &identity)?;
+    let record = find(rules.records, &identity, id, &route).await?;
+    Ok(Grant { target: target(&route, &matched), identity, route, record, _permit: permit })
+}
+
+fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {
+    let Some(scopes) = &identity.scopes else { return Ok(()) };
+    let allows = |scope: &String| {
+        scope == "relay:use" || scope.strip_prefix("relay:use:").is_some_and(|name| name == integration)
+    };
+    if scopes.iter().any(allows) {
+        return Ok(());
+    }
+    let detail = format!("The caller token's scope has neither `relay:use` nor `relay:use:{integration}`.");
+    Err(Refusal::new(Code::ScopeDenied, detail))
+}
+
+fn unknown(routes: &Routes, asked_for: &str) -> Refusal {
+    let shared = |name: &str| name.bytes().zip(asked_for.bytes()).take_while(|(a, b)| a == b).count();
+    let near = routes.iter().max_by_key(|route| shared(route.name.as_str()));
+    let detail = match near.filter(|route| shared(route.name.as_str()) >= 2) {
+        Some(route) => format!("There is no such integration; did you mean {:?}?", route.name.as_str()),
+        None => "There is no such integration: the first path segment names it.".to_owned(),
+    };
+    Refusal::new(Code::IntegrationUnknown, detail)
+}
+
+fn request_allowed(
+    route: &Route,
+    method: &Method,
+    headers: &HeaderMap,
+    rest: &str,
+) -> Result<(), Refusal> {
+    let denied = || Refusal::new(Code::RequestDenied, "This integration's rules do not allow this method on this path.");
+    let allowed = |method: &Method| {
+        let covers = |rule: &crate::config::rule::Rule| rule.matches(method, rest);
+        !route.deny.iter().any(covers) && (route.allow.is_empty() || route.allow.iter().any(covers))
+    };
+    if !allowed(method) {
+        return Err(denied());
+    }
+    // A server that obeys such a field sees another method: both must be allowed.
+    for name in &METHOD_OVERRIDES {
+        for value in headers.get_all(name) {
+            let other = Method::from_bytes(value.as_bytes().to_ascii_uppercase().trim_ascii());
+            if !other.is_ok_and(|other| allowed(&other)) {
+                return Err(denied());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn which_secret(reference: Reference, identity: &Identity) -> Result<SecretId, Refusal> {
+    let named = match reference {
+        Reference::Header(id) | Reference::Path(id) => Some(id),
+        Reference::Absent => None,
+        Reference::Twice => {
+            return Err(Refusal::new(Code::SecretAmbiguous, "Relay-Secret stands more than once."));
+        }
+        Reference::Malformed => {
+            return Err(Refusal::new(Code::SecretMissing, "Relay-Secret is not a 36-character hyphenated UUID."));
+        }
+    };
+    match (named, identity.secret) {
+        (Some(named), Some(pinned)) if named != pinned => Err(Refusal::new(
+            Code::SecretAmbiguous,
+            "The request names another secret than the one its token is pinned to.",
+        )),
+        (Some(id), _) | (None, Some(id)) => Ok(id),
+        (None, None) => Err(Refusal::new(
+            Code::SecretMissing,
+            "Name the secret: `Relay-Secret: <uuid>`, or its UUID as the first path segment behind the integration.",
+        )),
+    }
+}
+
+async fn find(
+    records: &Records,
+    identity: &Identity,
+    id: SecretId,
+    route: &Route,
+) -> Result<Arc<Record>, Refusal> {
+    let not_found = || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
+    let record = records.find(&identity.customer, id).await?.ok_or_else(not_found)?;
+    let head = record.head();
+    if head.integration != route.name {
+        return Err(not_found());
+    }
+    if head.state == State::Disabled {
+        return Err(Refusal::new(Code::SecretDisabled, "The secret is disabled; an operator can enable it again."));
+    }
+    if head.expires_at.is_some_and(|at| clock::unix_seconds() >= at) {
+        return Err(Refusal::new(Code::SecretExpired, "The secret's own expiry date is past."));
+    }
+    if head.origin != route.origin {
+        return Err(Refusal::new(Code::CredentialUnusable, "The secret was sealed for another origin than this integration's.")
+            .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
+    }
+    Ok(record)
+}
+
+fn target(route: &Route, matched: &Matched) -> Target {
+    let rest = matched.rest();
+    let path = if route.base_path.is_empty() && rest.is_empty() { "/" } else { rest };
+    let mut path_and_query = String::with_capacity(route.base_path.len() + path.len() + 1);
+    path_and_query.push_str(&route.base_path);
+    path_and_query.push_str(path);
+    if let Some(query) = matched.query() {
+        path_and_query.push('?');
+        path_and_query.push_str(query);
+    }
+    Target { rest: rest.to_owned(), path_and_query, prefix: matched.prefix().to_owned() }
+}
+
+impl From<LookupError> for Refusal {
+    fn from(error: LookupError) -> Self {
+        let cause = error.to_string();
+        match error {
+            LookupError::Store(_) => Code::StoreUnavailable.into(),
+            LookupError::Keys(KmsError::Unavailable(_)) => Self::from(Code::KeysUnavailable),
+            LookupError::Keys(KmsError::Denied(_)) => Self::from(Code::KeysDenied),
+            LookupError::Keys(KmsError::Broken(_)) | LookupError::Unusable(_) => Self::from(Code::CredentialUnusable),
+        }
+        .because(cause)
+    }
+}

@@ -1,0 +1,98 @@
+//! Which paths relay forwards at all.
+//!
+//! A path is checked and sent as the same bytes, so whatever a vendor could read in two ways is refused:
+//! dot segments however encoded, backslashes, control bytes, what is not ASCII. Nothing is normalised.
+
+use crate::refusal::{Code, Refusal};
+
+/// Checks the vendor's path and query as they came.
+///
+/// # Errors
+/// `path_refused`, saying what is wrong with it.
+pub(super) fn check(path: &str, query: Option<&str>) -> Result<(), Refusal> {
+    let refuse = |why: &'static str| Err(Refusal::new(Code::PathRefused, why));
+    if !visible(path) || !query.is_none_or(visible) {
+        return refuse("The path or query holds a byte that must be percent-encoded.");
+    }
+    if path.contains(['\\', '#']) {
+        return refuse("The path holds a backslash or a #.");
+    }
+    for segment in path.split('/') {
+        if !segment.contains(['%', '.']) {
+            continue;
+        }
+        let Some(once) = decode(segment.as_bytes()) else {
+            return refuse("The path holds a % that is no percent-encoding.");
+        };
+        // Twice: a vendor behind a gateway of its own may decode again. A stray % is no error then.
+        let twice = decode(&once).unwrap_or_else(|| once.clone());
+        for decoded in [once.as_slice(), twice.as_slice()] {
+            // `..;x` is a dot segment to servers that cut path parameters off.
+            let name = decoded.split(|b| *b == b';').next().unwrap_or_default();
+            let dots = decoded.split(|b| *b == b'/').any(|part| part == b"." || part == b"..");
+            if dots || name == b"." || name == b".." {
+                return refuse("The path holds a dot segment, as such or encoded.");
+            }
+            if decoded.iter().any(|b| *b == b'\\' || b.is_ascii_control()) {
+                return refuse("The path holds an encoded backslash or control byte.");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn visible(text: &str) -> bool {
+    text.bytes().all(|b| (0x21..0x7f).contains(&b))
+}
+
+/// Percent-decoding (RFC 3986 section 2.1); `None` if a % is not followed by two hexadecimal digits.
+fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes.iter();
+    while let Some(&byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(*rest.next()?).to_digit(16)?;
+            let low = char::from(*rest.next()?).to_digit(16)?;
+            decoded.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let refused = [
+            ("/a/../b", "a dot segment"),
+            ("/./a", "a single dot"),
+            ("/a/..", "at the end"),
+            ("/%2e%2e/a", "encoded"),
+            ("/.%2E/a", "half encoded"),
+            ("/%252e%252e/a", "encoded twice"),
+            ("/a%2f..%2fb", "behind an encoded slash"),
+            ("/a%252f..%252fb", "behind a slash encoded twice"),
+            ("/..;x/a", "with a path parameter"),
+            ("/a\\b", "a backslash"),
+            ("/a%5cb", "an encoded backslash"),
+            ("/a%00b", "an encoded NUL"),
+            ("/a%0d%0ab", "an encoded line break"),
+            ("/a%250ab", "a line break encoded twice"),
+            ("/a%7f", "DEL"),
+            ("/a%zz", "no percent-encoding"),
+            ("/a%4", "a cut percent-encoding"),
+            ("/a#b", "a fragment"),
+            ("/\u{e4}", "not ASCII"),
+        ];
+        for (path, mistake) in refused {
+            assert!(check(path, None).is_err(), "{mistake}: {path}");
+        }
+        for path in ["", "/", "/a/b", "/a%2Fb", "/a%20b", "/%C3%A9", "/a.b/...", "/.well-known/x", "/a%25", "//a", "/a;b=c"] {
+            assert!(check(path, Some("q=../..%00")).is_ok(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The data path's view of the store: sealed records in memory, by (customer, UUID).
+//!
+//! A record's head is verified once, when it enters; what is kept is sealed. Bounded in bytes, one
+//! customer to at most an eighth; misses stand in a small cache of their own, so that made-up UUIDs evict
+//! nothing. The store's change feed invalidates; a feed that lagged empties everything.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::notification::RemovalCause;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::envelope::{EnvelopeError, Head};
+use crate::kms::KmsError;
+use crate::kms::cached::DataKeys;
+use crate::model::{Customer, SecretId};
+use crate::store::{Change, SecretRow, Store, StoreError};
+
+use super::shares::Shares;
+
+const MISSES: u64 = 10_000;
+const MISS_AGE: Duration = Duration::from_secs(2);
+/// What an entry costs beside its bytes, roughly.
+const OVERHEAD: usize = 512;
+
+type Key = (Customer, SecretId);
+
+/// A sealed secret with its verified head.
+pub struct Record {
+    head: Head,
+    sealed: Bytes,
+    wrapped_key: Bytes,
+}
+
+impl Record {
+    /// The verified head.
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The sealed current version.
+    pub const fn sealed(&self) -> &Bytes {
+        &self.sealed
+    }
+
+    /// The data key that it is sealed under, wrapped: for when the warm one has aged out.
+    pub const fn wrapped_key(&self) -> &Bytes {
+        &self.wrapped_key
+    }
+
+    fn weight(&self) -> usize {
+        self.sealed.len() + self.wrapped_key.len() + self.head.label.len() + OVERHEAD
+    }
+}
+
+/// Why a record could not be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its data key could not be unwrapped.
+    #[error(transparent)]
+    Keys(#[from] KmsError),
+    /// The row is not what relay wrote for this customer and UUID.
+    #[error(transparent)]
+    Unusable(#[from] EnvelopeError),
+}
+
+/// The records, shared by all workers.
+pub struct Records {
+    inner: Arc<Inner>,
+    store: Arc<dyn Store>,
+    keys: Arc<DataKeys>,
+}
+
+struct Inner {
+    found: Cache<Key, Arc<Record>>,
+    missed: Cache<Key, ()>,
+    shares: Arc<Shares>,
+    /// Counts invalidations: a lookup that overlapped one must not put its old row back.
+    generation: AtomicU64,
+}
+
+impl Records {
+    /// An empty view of `store` of at most `bytes`; follows the change feed on `control`.
+    pub fn new(store: Arc<dyn Store>, keys: Arc<DataKeys>, bytes: u64, control: &Handle) -> Self {
+        let weigh = |_: &Key, record: &Arc<Record>| u32::try_from(record.weight()).unwrap_or(u32::MAX);
+        let shares = Arc::new(Shares::new(usize::try_from(bytes / 8).unwrap_or(usize::MAX)));
+        let returned = shares.clone();
+        let left = move |key: Arc<Key>, _: Arc<Record>, cause: RemovalCause| {
+            if cause.was_evicted() {
+                returned.give_back(&key.0, key.1);
+            }
+        };
+        let inner = Arc::new(Inner {
+            found: Cache::builder().max_capacity(bytes).weigher(weigh).eviction_listener(left).build(),
+            missed: Cache::builder().max_capacity(MISSES).time_to_live(MISS_AGE).build(),
+            shares,
+            generation: AtomicU64::new(0),
+        });
+        let mut feed = store.changes();
+        let follower = inner.clone();
+        control.spawn(async move {
+            loop {
+                match feed.recv().await {
+                    Ok(Change::Secret(customer, id)) => follower.forget(&(customer, id)),
+                    Ok(Change::DataKeys(_)) => {}
+                    Err(RecvError::Lagged(_)) => follower.forget_all(),
+                    Err(RecvError::Closed) => break,
+                }
+            }
+        });
+        Self { inner, store, keys }
+    }
+
+    /// The customer's record of that UUID, from memory or the store.
+    ///
+    /// # Errors
+    /// The store's and the KMS's own; a row that does not verify is [`LookupError::Unusable`].
+    pub async fn find(&self, customer: &Customer, id: SecretId) -> Result<Option<Arc<Record>>, LookupError> {
+        let key = (customer.clone(), id);
+        if let Some(record) = self.inner.found.get(&key) {
+            return Ok(Some(record));
+        }
+        if self.inner.missed.contains_key(&key) {
+            return Ok(None);
+        }
+        let generation = self.inner.generation.load(Ordering::Acquire);
+        let Some(row) = self.store.secret(customer, id).await? else {
+            self.inner.missed.insert(key, ());
+            if self.inner.generation.load(Ordering::Acquire) != generation {
+                self.inner.missed.invalidate(&(customer.clone(), id));
+            }
+            return Ok(None);
+        };
+        let record = Arc::new(self.verified(row).await?);
+        self.inner.keep(key, &record, generation);
+        Ok(Some(record))
+    }
+
+    /// Forgets one record now: the write path calls this before it acknowledges.
+    pub fn forget(&self, customer: &Customer, id: SecretId) {
+        self.inner.forget(&(customer.clone(), id));
+    }
+
+    async fn verified(&self, row: SecretRow) -> Result<Record, LookupError> {
+        let key_id = Head::data_key_of(&row.head)?;
+        let wrapped_key = self
+            .store
+            .data_key(&row.customer, key_id)
+            .await?
+            .ok_or(KmsError::Broken("the data key that the record names is not in the store".to_owned()))?;
+        let key = match self.keys.warm(&row.customer, key_id) {
+            Some(key) => key,
+            None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
+        };
+        let head = Head::decode(&key, &row.customer, row.id, &row.head)?;
+        Ok(Record { head, sealed: row.sealed, wrapped_key })
+    }
+}
+
+impl Inner {
+    fn keep(&self, key: Key, record: &Arc<Record>, generation: u64) {
+        let Some(victims) = self.shares.take(&key.0, key.1, record.weight()) else { return };
+        for victim in victims {
+            self.found.invalidate(&(key.0.clone(), victim));
+        }
+        self.found.insert(key.clone(), record.clone());
+        if self.generation.load(Ordering::Acquire) != generation {
+            self.forget(&key);
+        }
+    }
+
+    fn forget(&self, key: &Key) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.found.invalidate(key);
+        self.missed.invalidate(key);
+        self.shares.give_back(&key.0, key.1);
+    }
+
+    fn forget_all(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.found.invalidate_all();
+        self.missed.invalidate_all();
+        self.shares.clear();
+    }
+}

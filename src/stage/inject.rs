@@ -1,0 +1,220 @@
+//! Step 7: the only place where plaintext enters a request.
+//!
+//! A new outbound head is built from nothing: what is not named as dropped is copied, then the credential
+//! is put in, and nothing is removed after it. What must never enter: the caller's token, a `Relay-*`
+//! field, a field that a vendor could read as an injected one.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Uri, Version};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::config::Placement;
+use crate::config::template::{Part, Template};
+use crate::envelope::check_value;
+use crate::model::FieldName;
+use crate::net::pool::Outgoing;
+use crate::refusal::{Code, Refusal};
+use crate::secret::Secret;
+use crate::stage::authenticate::is_slot;
+use crate::stage::record::Opened;
+use crate::stage::route::Route;
+use crate::stage::unseal::Credential;
+
+/// Proof that the credential is in the request, and only there.
+pub struct Armed {
+    request: Request<Outgoing>,
+    planted: Planted,
+}
+
+/// What was put in: the scrubber looks for it in the answer.
+pub struct Planted {
+    credential: Credential,
+    rendered: Vec<Secret>,
+}
+
+impl Armed {
+    /// Gives both up, for [`super::send`].
+    pub fn into_parts(self) -> (Request<Outgoing>, Planted) {
+        (self.request, self.planted)
+    }
+}
+
+impl Planted {
+    /// The secret fields' values.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.credential.secrets()
+    }
+
+    /// The values as they stand in the request, where they differ from the fields: Basic's pair.
+    pub fn rendered(&self) -> impl Iterator<Item = &Secret> {
+        self.rendered.iter()
+    }
+}
+
+/// Builds the vendor's request.
+///
+/// # Errors
+/// `credential_unusable` if a template's field is missing or a value cannot stand in a header.
+pub fn inject(opened: &Opened, credential: Credential, head: &Parts, body: Outgoing) -> Result<Armed, Refusal> {
+    let grant = opened.grant();
+    let route = grant.route();
+    let uri = Uri::try_from(grant.target().path_and_query.as_str())
+        .map_err(|error| Refusal::from(Code::PathRefused).because(error))?;
+    let mut headers = copied(&head.headers, route);
+    let mut rendered = Vec::new();
+    for placement in &route.placements {
+        let (value, pair) = render(&placement.value, &credential)?;
+        headers.insert(placement.header.clone(), value);
+        rendered.extend(pair);
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = headers;
+    Ok(Armed { request, planted: Planted { credential, rendered } })
+}
+
+fn copied(from: &HeaderMap, route: &Route) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
+    let named = connection_options(from);
+    for (name, value) in from {
+        if !(is_dropped(name) || named.contains(&name.as_str()) || is_slot(name, &route.placements))
+            && !route.placements.iter().any(|placement| is_twin(name, placement))
+        {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers.insert(header::HOST, route.host.clone());
+    // What cannot be read cannot be scrubbed.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.append(header::VIA, HeaderValue::from_static("1.1 relay"));
+    headers
+}
+
+/// The names that `Connection` lists are hop-by-hop too (RFC 9110 section 7.6.1), whatever they are.
+fn connection_options(from: &HeaderMap) -> Vec<&str> {
+    let values = from.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect()
+}
+
+/// Fields that never go on: hop-by-hop (RFC 9110 section 7.6.1), framing and `Host` (relay's own),
+/// relay's control fields, cookies, what tells of the app's network, and what names another target.
+fn is_dropped(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let prefixes = ["relay-", "x-forwarded-", "proxy-"];
+    let names = [
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "cookie",
+        "cookie2",
+        "expect",
+        "forwarded",
+        "host",
+        "http2-settings",
+        "if-range",
+        "keep-alive",
+        // A part of an answer could hold a part of a reflected credential.
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-original-url",
+        "x-rewrite-url",
+    ];
+    prefixes.iter().any(|prefix| name.starts_with(prefix)) || names.contains(&name)
+}
+
+/// `X_Api_Key` beside an injected `X-Api-Key`: gateways that fold `_` and `-` see two.
+fn is_twin(name: &HeaderName, placement: &Placement) -> bool {
+    let folded = |b: u8| if b == b'_' { b'-' } else { b };
+    let (a, b) = (name.as_str(), placement.header.as_str());
+    a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
+}
+
+/// The header's value, and Basic's pair as it stands in it.
+fn render(template: &Template, credential: &Credential) -> Result<(HeaderValue, Option<Secret>), Refusal> {
+    match template {
+        Template::Text(parts) => {
+            let mut text = Zeroizing::new(Vec::with_capacity(text_length(parts, credential)?));
+            for part in parts {
+                match part {
+                    Part::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
+                    Part::Field(name) => text.extend_from_slice(usable(credential, name)?),
+                }
+            }
+            Ok((header_value(text)?, None))
+        }
+        Template::Basic { user, password } => {
+            let (user, password) = (usable(credential, user)?, usable(credential, password)?);
+            if user.contains(&b':') {
+                return Err(Refusal::new(Code::CredentialUnusable, "Basic's user name holds a colon (RFC 7617 section 2)."));
+            }
+            let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 1));
+            pair.extend_from_slice(user);
+            pair.push(b':');
+            pair.extend_from_slice(password);
+            let mut encoded = Zeroizing::new(vec![0; pair.len().div_ceil(3) * 4]);
+            let length = STANDARD
+                .encode_slice(pair.as_slice(), &mut encoded)
+                .map_err(|_| Refusal::from(Code::CredentialUnusable))?;
+            encoded.truncate(length);
+            let mut text = Zeroizing::new(Vec::with_capacity(6 + length));
+            text.extend_from_slice(b"Basic ");
+            text.extend_from_slice(&encoded);
+            Ok((header_value(text)?, Some(Secret::new(std::mem::take(&mut *encoded)))))
+        }
+    }
+}
+
+/// The exact length, so that the buffer never grows and leaves a copy behind.
+fn text_length(parts: &[Part], credential: &Credential) -> Result<usize, Refusal> {
+    parts.iter().try_fold(0, |sum, part| {
+        Ok(sum
+            + match part {
+                Part::Literal(literal) => literal.len(),
+                Part::Field(name) => usable(credential, name)?.len(),
+            })
+    })
+}
+
+/// A field's value, checked again: the store may have been written by an older relay.
+fn usable<'a>(credential: &'a Credential, name: &FieldName) -> Result<&'a [u8], Refusal> {
+    let Some(value) = credential.value(name) else {
+        let detail = format!("The stored credential has no field {:?}: add a version that has it.", name.as_str());
+        return Err(Refusal::new(Code::CredentialUnusable, detail));
+    };
+    check_value(value.expose()).map_err(|why| {
+        let detail = format!("The stored credential's field {:?} cannot stand in a header.", name.as_str());
+        Refusal::new(Code::CredentialUnusable, detail).because(why)
+    })?;
+    Ok(value.expose())
+}
+
+fn header_value(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(text)))
+        .map_err(|_| Refusal::new(Code::CredentialUnusable, "The stored credential cannot stand in a header."))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Bytes that the header map may share and that are wiped when the last share goes.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}

@@ -1,0 +1,79 @@
+//! The answer's body on its way to the app: counted, and closing the trail when it ends or is dropped.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::Trail;
+use crate::model::RequestId;
+
+/// A body that closes its request's [`Trail`].
+pub struct Recorded<B: Body> {
+    inner: B,
+    trail: Rc<Trail>,
+}
+
+impl<B: Body> Recorded<B> {
+    /// Ties `trail` to `inner`.
+    pub const fn new(inner: B, trail: Rc<Trail>) -> Self {
+        Self { inner, trail }
+    }
+
+    /// The request's id.
+    pub fn request_id(&self) -> RequestId {
+        self.trail.request_id()
+    }
+}
+
+impl<B> Body for Recorded<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.trail.answered(data.len() as u64);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                let error = error.into();
+                self.trail.close(Some(format!("cut: {error}")));
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.trail.close(None);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: Body> Drop for Recorded<B> {
+    fn drop(&mut self) {
+        // A body that is at its end may be dropped without being asked for the end.
+        if self.inner.is_end_stream() {
+            self.trail.close(None);
+        }
+    }
+}

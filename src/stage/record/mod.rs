@@ -1,0 +1,262 @@
+//! Steps 4 and 10: the audit intent before any plaintext, the outcome behind the last byte.
+//!
+//! A [`Trail`] follows the request from its first line and closes itself: by the body's end, or by its
+//! drop, whatever path led there. So no return has to remember it. What must never enter: a header, a
+//! query, a token, a credential.
+
+mod body;
+mod budget;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Method;
+
+use crate::audit::chain::Chain;
+use crate::audit::{AuditError, Event, Kind};
+use crate::metrics::Metrics;
+use crate::model::{Customer, RequestId, SecretId};
+use crate::refusal::{Code, Refusal};
+use crate::stage::authenticate::{Caller, Identity};
+use crate::stage::authorize::Grant;
+use crate::stage::route::{Reference, Route};
+
+pub use body::Recorded;
+pub use budget::Budget;
+
+/// Proof that the intent to use this grant stands in the audit.
+pub struct Opened {
+    grant: Grant,
+}
+
+impl Opened {
+    /// The grant that may now be used.
+    pub const fn grant(&self) -> &Grant {
+        &self.grant
+    }
+}
+
+/// Where trails go: one per worker.
+pub struct Ledger {
+    /// The worker's own chain of the audit.
+    pub chain: Chain,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// How many refusals each customer may still have recorded.
+    pub refusals: Arc<Budget>,
+}
+
+/// One request's trail.
+pub struct Trail {
+    ledger: Rc<Ledger>,
+    request_id: RequestId,
+    started: Instant,
+    method: Method,
+    known: RefCell<Known>,
+    outcome: RefCell<Outcome>,
+    opened: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Known {
+    identity: Option<Rc<Identity>>,
+    route: Option<Arc<Route>>,
+    path: String,
+    secret: Option<SecretId>,
+    version: Option<u32>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    status: u16,
+    code: Option<&'static str>,
+    note: Option<String>,
+    bytes_in: Rc<Cell<u64>>,
+    bytes_out: u64,
+    reflected: bool,
+}
+
+/// Writes the intent and waits until it is as durable as configured.
+///
+/// # Errors
+/// `audit_unavailable`: nothing may be sent.
+pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
+    {
+        let mut known = trail.known.borrow_mut();
+        known.secret = Some(grant.record().head().id);
+        known.version = Some(grant.record().head().version);
+    }
+    trail.intent().await?;
+    Ok(Opened { grant })
+}
+
+/// Writes another intent for a request that is sent a second time, closing the first.
+///
+/// # Errors
+/// `audit_unavailable`.
+pub async fn open_again(trail: &Trail, opened: Opened) -> Result<Opened, Refusal> {
+    trail.outcome.borrow_mut().note = Some("not answered on a reused connection, sent again".to_owned());
+    trail.write(Kind::Outcome);
+    trail.outcome.borrow_mut().note = None;
+    trail.intent().await?;
+    Ok(opened)
+}
+
+impl Trail {
+    /// Begins with the request's head.
+    pub fn begin(ledger: Rc<Ledger>, method: Method) -> Rc<Self> {
+        ledger.metrics.in_flight().inc();
+        Rc::new(Self {
+            ledger,
+            request_id: RequestId::fresh(),
+            started: Instant::now(),
+            method,
+            known: RefCell::default(),
+            outcome: RefCell::default(),
+            opened: Cell::new(false),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// The request's id.
+    pub const fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// The caller is known from here on: a refusal will be recorded.
+    pub fn authenticated(&self, caller: &Caller) {
+        let mut known = self.known.borrow_mut();
+        known.identity = Some(caller.identity().clone());
+        known.route = caller.matched().route().cloned();
+        caller.matched().rest().clone_into(&mut known.path);
+        known.secret = match caller.matched().reference() {
+            Reference::Header(id) | Reference::Path(id) => Some(id),
+            _ => caller.identity().secret,
+        };
+    }
+
+    /// Where the body's bytes from the app are counted.
+    pub fn bytes_in(&self) -> Rc<Cell<u64>> {
+        self.outcome.borrow().bytes_in.clone()
+    }
+
+    /// The vendor's answer is about to be passed on with this status.
+    pub fn relayed(&self, status: u16) {
+        self.outcome.borrow_mut().status = status;
+    }
+
+    /// A form of the credential was found in the answer.
+    pub fn reflected(&self) {
+        self.outcome.borrow_mut().reflected = true;
+    }
+
+    /// relay answers this instead of the vendor.
+    pub fn refused(&self, refusal: &Refusal) {
+        let code = refusal.code();
+        let mut outcome = self.outcome.borrow_mut();
+        outcome.status = code.status().as_u16();
+        outcome.code = Some(code.as_str());
+        self.ledger.metrics.denied(code.as_str());
+        let cause = refusal.cause().unwrap_or_default();
+        if code.status().is_server_error() || !cause.is_empty() {
+            tracing::warn!(request_id = %self.request_id, code = code.as_str(), cause, "refused");
+        } else {
+            tracing::debug!(request_id = %self.request_id, code = code.as_str(), "refused");
+        }
+    }
+
+    fn answered(&self, bytes_out: u64) {
+        self.outcome.borrow_mut().bytes_out += bytes_out;
+    }
+
+    /// Closes the trail with why the answer ended early, if it did.
+    fn close(&self, note: Option<String>) {
+        if self.closed.replace(true) {
+            return;
+        }
+        self.outcome.borrow_mut().note = note;
+        if self.opened.get() {
+            self.write(Kind::Outcome);
+        } else {
+            self.write_refused();
+        }
+        self.ledger.metrics.in_flight().dec();
+        let outcome = self.outcome.borrow();
+        if let Some(route) = &self.known.borrow().route {
+            let refused = outcome.code.is_some();
+            route.metrics.answered(outcome.status, refused, outcome.reflected, self.started.elapsed());
+        }
+    }
+
+    async fn intent(&self) -> Result<(), Refusal> {
+        let written = self.with_event(Kind::Intent, None, |event| self.ledger.chain.record(event));
+        written.await?;
+        self.opened.set(true);
+        Ok(())
+    }
+
+    fn write(&self, kind: Kind) {
+        // Its durability is not waited for: the intent stands, and an outcome that is missing is told by
+        // `relay audit verify` as unfinished.
+        drop(self.with_event(kind, None, |event| self.ledger.chain.record(event)));
+    }
+
+    /// One record per refusal, until the customer's budget for this second is spent.
+    fn write_refused(&self) {
+        let customer = self.customer();
+        let Some(customer) = customer else { return };
+        let Some(uncounted) = self.ledger.refusals.spend(&customer) else { return };
+        let note = (uncounted > 0).then(|| format!("{uncounted} more refusals before this one were only counted"));
+        drop(self.with_event(Kind::Refused, note.as_deref(), |event| self.ledger.chain.record(event)));
+    }
+
+    fn customer(&self) -> Option<Customer> {
+        self.known.borrow().identity.as_ref().map(|identity| identity.customer.clone())
+    }
+
+    fn with_event<T>(&self, kind: Kind, note: Option<&str>, then: impl FnOnce(&Event<'_>) -> T) -> T {
+        let known = self.known.borrow();
+        let outcome = self.outcome.borrow();
+        let mut event = Event::of(kind);
+        event.request_id = Some(self.request_id);
+        if let Some(identity) = &known.identity {
+            event.iss = Some(&identity.issuer);
+            event.sub = identity.subject.as_deref();
+            event.jti = identity.token_id.as_deref();
+            event.customer = Some(&identity.customer);
+        }
+        event.secret = known.secret;
+        event.version = known.version;
+        if let Some(route) = &known.route {
+            event.integration = Some(&route.name);
+            event.origin = Some(&route.origin_text);
+        }
+        event.method = Some(self.method.as_str());
+        event.path = Some(&known.path);
+        if kind != Kind::Intent {
+            event.status = (outcome.status != 0).then_some(outcome.status);
+            event.code = outcome.code;
+            event.bytes_in = Some(outcome.bytes_in.get());
+            event.bytes_out = Some(outcome.bytes_out);
+            event.reflected = outcome.reflected.then_some(true);
+            event.ms = u64::try_from(self.started.elapsed().as_millis()).ok();
+            event.note = note.or(outcome.note.as_deref());
+        }
+        then(&event)
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        self.close(Some("the app went away".to_owned()));
+    }
+}
+
+impl From<AuditError> for Refusal {
+    fn from(error: AuditError) -> Self {
+        Self::from(Code::AuditUnavailable).because(error)
+    }
+}

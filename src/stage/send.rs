@@ -1,0 +1,53 @@
+//! Step 8: the armed request goes out. The only place that writes to a line.
+//!
+//! A request goes out a second time only if no byte of it went out, or once if it is a body-less GET or
+//! HEAD on a reused connection that closed before any answer byte. What must never leave: the request
+//! inside an error.
+
+use http::{Method, Response};
+
+use crate::net::pool::{Line, Outgoing, SendError, VendorBody};
+use crate::refusal::{Code, Refusal};
+use crate::stage::inject::{Armed, Planted};
+
+/// How a sending ended.
+pub enum Sent {
+    /// The vendor answered.
+    Answer(Answer),
+    /// It may be sent again on a fresh connection, with this body.
+    Again(Outgoing),
+}
+
+/// The vendor's answer, with what must not pass in it.
+pub struct Answer {
+    /// Head and streaming body.
+    pub response: Response<VendorBody>,
+    /// What the scrubber looks for.
+    pub planted: Planted,
+}
+
+/// Sends the request and waits for the answer's head.
+///
+/// # Errors
+/// `vendor_timeout`, `vendor_broken`.
+pub async fn send(line: Line, armed: Armed) -> Result<Sent, Refusal> {
+    let (request, planted) = armed.into_parts();
+    let repeatable = matches!(*request.method(), Method::GET | Method::HEAD);
+    let reused = line.is_reused();
+    match line.send(request).await {
+        Ok(response) => Ok(Sent::Answer(Answer { response, planted })),
+        Err(SendError::Unsent(request)) if reused => Ok(Sent::Again(request.into_body())),
+        Err(SendError::ClosedEarly(body)) if repeatable => Ok(Sent::Again(body)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        let code = match &error {
+            SendError::Timeout => Code::VendorTimeout,
+            SendError::Unsent(_) | SendError::ClosedEarly(_) | SendError::Broken(_) => Code::VendorBroken,
+        };
+        Self::from(code).because(error)
+    }
+}

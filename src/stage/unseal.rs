@@ -1,0 +1,63 @@
+//! Step 6: the only place where a stored secret becomes plaintext.
+//!
+//! Wants a [`Line`] that is ready, so that nothing is decrypted for a vendor that cannot be reached. The
+//! [`Credential`] lives for this request only; nothing here keeps it. What must never leave: plaintext in
+//! an error.
+
+use crate::envelope::{self, EnvelopeError};
+use crate::kms::KmsError;
+use crate::kms::cached::DataKeys;
+use crate::model::FieldName;
+use crate::net::pool::Line;
+use crate::refusal::{Code, Refusal};
+use crate::secret::{Field, Secret};
+use crate::stage::record::Opened;
+
+/// A secret's plaintext fields, alive for one request.
+pub struct Credential {
+    fields: Vec<Field>,
+}
+
+impl Credential {
+    /// One field's value.
+    pub fn value(&self, name: &FieldName) -> Option<&Secret> {
+        self.fields.iter().find(|field| field.spec.name == *name).map(|field| &field.value)
+    }
+
+    /// The fields declared secret: what is scrubbed from the answer.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.fields.iter().filter(|field| field.spec.secret).map(|field| &field.value)
+    }
+}
+
+/// Opens the granted secret.
+///
+/// # Errors
+/// `credential_unusable` for a record that does not open, `keys_unavailable`, `keys_denied`.
+pub async fn unseal(keys: &DataKeys, opened: &Opened, _ready: &Line) -> Result<Credential, Refusal> {
+    let record = opened.grant().record();
+    let head = record.head();
+    let key = match keys.warm(&head.customer, head.data_key) {
+        Some(key) => key,
+        None => keys.open(&head.customer, head.data_key, record.wrapped_key()).await?,
+    };
+    let fields = envelope::open(&key, &head.binding(), record.sealed())?;
+    Ok(Credential { fields })
+}
+
+impl From<EnvelopeError> for Refusal {
+    fn from(error: EnvelopeError) -> Self {
+        Self::from(Code::CredentialUnusable).because(error)
+    }
+}
+
+impl From<KmsError> for Refusal {
+    fn from(error: KmsError) -> Self {
+        let code = match &error {
+            KmsError::Unavailable(_) => Code::KeysUnavailable,
+            KmsError::Denied(_) => Code::KeysDenied,
+            KmsError::Broken(_) => Code::CredentialUnusable,
+        };
+        Self::from(code).because(error)
+    }
+}
