@@ -1,3 +1,12 @@
 //! The front door: parse the command line, run it, return its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The one place where the environment is read; everyone else is handed it.
+    #[allow(clippy::disallowed_methods)]
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    ExitCode::from(relay::cli::main(environment))
+}

@@ -14,7 +14,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
 use crate::kms::cached::DataKeys;
-use crate::net::pool::{Outgoing, Pool, VendorBody};
+use crate::net::pool::{Outgoing, Pool};
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
@@ -25,7 +25,7 @@ use crate::stage::connect::connect;
 use crate::stage::inject::inject;
 use crate::stage::record::{self, Ledger, Recorded, Trail};
 use crate::stage::route::{Routes, route};
-use crate::stage::scrub::{Scrubbed, Surroundings, scrub};
+use crate::stage::scrub::{Passed, Surroundings, scrub};
 use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
 
@@ -61,7 +61,7 @@ pub struct Worker {
 pub type Answer = Response<AnswerBody>;
 
 /// Its body: streaming, counted, closing the trail.
-pub type AnswerBody = Recorded<Either<Scrubbed<VendorBody>, Full<Bytes>>>;
+pub type AnswerBody = Recorded<Either<Passed, Full<Bytes>>>;
 
 /// Serves one request.
 pub async fn serve(worker: &Worker, head: Parts, body: Incoming) -> Answer {
@@ -79,7 +79,7 @@ async fn relay(
     trail: &Rc<Trail>,
     head: &Parts,
     body: &mut Option<Incoming>,
-) -> Result<Response<Scrubbed<VendorBody>>, Refusal> {
+) -> Result<Response<Passed>, Refusal> {
     let shared = &*worker.shared;
     let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
 

@@ -1,1 +1,87 @@
-//! Not built yet.
+//! The operators' listener: secrets, audit key, health, metrics.
+//!
+//! Apart from the app's listener, with a token of its own. No endpoint returns a value, and the writes go
+//! through `seal`, which cannot read one either. What must never enter: unseal, inject, send; a customer's
+//! name in health or metrics.
+
+mod audit;
+mod door;
+mod health;
+mod secrets;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+use crate::audit::chain::Chain;
+use crate::audit::log::Log;
+use crate::metrics::Metrics;
+use crate::seal::Sealer;
+use crate::secret::Secret;
+use crate::store::Store;
+
+pub use audit::ANCHOR;
+pub use door::Failures;
+
+/// Admin requests served at once; more wait.
+const AT_ONCE: usize = 64;
+
+/// What the admin API acts on.
+pub struct Admin {
+    /// The bearer token, at least 32 bytes.
+    pub token: Secret,
+    /// How often a wrong token may come.
+    pub failures: Failures,
+    /// The write path.
+    pub sealer: Arc<Sealer>,
+    /// The store, for its health and the newest anchor.
+    pub store: Arc<dyn Store>,
+    /// The audit, for its health, key and anchors.
+    pub log: Arc<Log>,
+    /// The admin API's own chain.
+    pub chain: Chain,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whether relay takes new requests: not while it shuts down.
+    pub accepting: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Serves until `stop` resolves, then lets requests under way end.
+///
+/// # Errors
+/// The listener's own.
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(admin)).with_graceful_shutdown(stop).await
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/secrets", get(secrets::list).post(secrets::add))
+        .route("/v1/secrets/{id}", get(secrets::show).delete(secrets::remove))
+        .route("/v1/secrets/{id}/versions", post(secrets::add_version))
+        .route("/v1/secrets/{id}/disable", post(secrets::disable))
+        .route("/v1/secrets/{id}/enable", post(secrets::enable))
+        .route("/v1/audit/key", get(audit::key))
+        .route("/v1/audit/anchor", get(audit::anchor))
+        .route_layer(from_fn_with_state(admin.clone(), door::guard));
+    Router::new()
+        .merge(guarded)
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .fallback(door::unknown)
+        .layer(GlobalConcurrencyLimitLayer::new(AT_ONCE))
+        .with_state(admin)
+}
+
+/// How long a health check may take.
+const CHECK_TIME: Duration = Duration::from_secs(2);

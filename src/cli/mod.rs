@@ -1,1 +1,210 @@
-//! Not built yet.
+//! The command line: one file per subcommand.
+//!
+//! stdout is data, stderr is talk; a value of a secret never comes by argv. What must never enter: the
+//! data path, and any reading of the environment but at the one place that hands it down.
+
+pub mod audit;
+pub mod check;
+pub mod dev;
+pub mod env;
+pub mod exit;
+pub mod health;
+pub mod init;
+mod launch;
+pub mod process;
+pub mod run;
+pub mod secret;
+pub mod target;
+pub mod token;
+mod token_command;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+use crate::config::Report;
+use exit::{Exit, Failure};
+use target::Which;
+
+/// A streaming reverse proxy that injects your customers' credentials, so that your application never
+/// holds them.
+#[derive(Debug, Parser)]
+#[command(name = "relay", version, propagate_version = true, arg_required_else_help = true)]
+struct Line {
+    /// How answers are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people and simple scripts.
+    Text,
+    /// For programs: stable names.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a whole relay in memory with a vendor to try it on: relay dev
+    Dev(dev::Args),
+    /// Prints how to reach the running dev relay: eval "$(relay env)"
+    Env,
+    /// Runs relay: relay run --config relay.toml
+    Run {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+        config: PathBuf,
+    },
+    /// Judges a configuration, every mistake at once: relay check relay.toml
+    Check {
+        /// The configuration
+        #[arg(value_name = "FILE", default_value = "relay.toml")]
+        file: PathBuf,
+    },
+    /// Writes a first configuration and its keys: relay init --local-issuer
+    Init {
+        /// The folder to write into
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        dir: PathBuf,
+        /// Also make an issuer of callers' tokens; whoever holds its key is every customer
+        #[arg(long)]
+        local_issuer: bool,
+    },
+    /// Works on the secrets of a running relay
+    #[command(subcommand)]
+    Secret(secret::Command),
+    /// Mints and reads callers' tokens
+    #[command(subcommand)]
+    Token(token_command::Command),
+    /// Reads and verifies the audit
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Whether the running relay is ready: relay health
+    Health {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// What every command is handed.
+pub struct Context {
+    /// How to print.
+    pub format: Format,
+    /// The process's environment.
+    pub environment: Vec<(String, String)>,
+    /// Data.
+    pub out: Box<dyn Write + Send>,
+    /// Talk.
+    pub err: Box<dyn Write + Send>,
+}
+
+/// Runs the command line of this process; the exit code is returned.
+pub fn main(environment: Vec<(String, String)>) -> u8 {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let help = !error.use_stderr();
+            // A closed pipe behind --help is no failure.
+            let _ = error.print();
+            return if help { Exit::Ok as u8 } else { Exit::Usage as u8 };
+        }
+    };
+    let mut context = Context {
+        format: line.format,
+        environment,
+        out: Box::new(std::io::stdout()),
+        err: Box::new(std::io::stderr()),
+    };
+    match dispatch(&mut context, line.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            context.say(&format!("relay: {failure}"));
+            failure.exit as u8
+        }
+    }
+}
+
+fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Dev(args) => launch::dev(context, &args).map(ok),
+        Command::Env => {
+            let shape = if context.format == Format::Json { env::Shape::Json } else { env::Shape::Shell };
+            env::run(&context.whereabouts(), shape, &mut context.out).map(ok)
+        }
+        Command::Run { config } => run::run(context, &config).map(ok),
+        Command::Check { file } => {
+            let format = match context.format {
+                Format::Json => check::Format::Json,
+                Format::Text if context.fancy() => check::Format::Fancy,
+                Format::Text => check::Format::Plain,
+            };
+            Ok(check::run(&file, format, &context.environment, &mut context.out, &mut context.err))
+        }
+        Command::Init { dir, local_issuer } => {
+            let key = |path: &std::path::Path| {
+                crate::kms::local::Local::create(path).map(|_| ()).map_err(|error| error.to_string())
+            };
+            Ok(init::run(&dir, local_issuer, key, &mut context.out, &mut context.err))
+        }
+        Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
+        Command::Token(command) => token_command::run(context, command).map(ok),
+        Command::Audit(command) => process::block_on(audit::run(context, command))?,
+        Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
+    }
+}
+
+const fn ok((): ()) -> u8 {
+    Exit::Ok as u8
+}
+
+impl Context {
+    /// One variable of the environment; an empty one counts as not set.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let found = self.environment.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    }
+
+    /// Where `dev.json` is.
+    pub fn whereabouts(&self) -> dev::state::Whereabouts {
+        dev::state::Whereabouts::find(|name| self.variable(name).map(Into::into), &std::env::temp_dir())
+    }
+
+    /// Whether stderr is a terminal that wants colours.
+    pub fn fancy(&self) -> bool {
+        std::io::stderr().is_terminal() && self.variable("NO_COLOR").is_none()
+    }
+
+    /// One line of data.
+    ///
+    /// # Errors
+    /// If stdout takes no more.
+    pub fn line(&mut self, text: &str) -> Result<(), Failure> {
+        writeln!(self.out, "{text}").map_err(Failure::failed)
+    }
+
+    /// One JSON value as data.
+    ///
+    /// # Errors
+    /// If stdout takes no more.
+    pub fn json(&mut self, value: &Value) -> Result<(), Failure> {
+        writeln!(self.out, "{value:#}").map_err(Failure::failed)
+    }
+
+    /// One line of talk.
+    pub fn say(&mut self, text: &str) {
+        // Nobody is there to be told that nobody is there.
+        let _ = writeln!(self.err, "{text}");
+    }
+
+    /// A configuration's report as a failure, already shown.
+    pub fn invalid(&self, report: &Report) -> Failure {
+        let text = report.render(self.fancy());
+        Failure::new(Exit::ConfigInvalid, format!("the configuration is not valid\n{text}"))
+    }
+}

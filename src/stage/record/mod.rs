@@ -148,9 +148,9 @@ impl Trail {
         self.outcome.borrow_mut().status = status;
     }
 
-    /// A form of the credential was found in the answer.
-    pub fn reflected(&self) {
-        self.outcome.borrow_mut().reflected = true;
+    /// A form of the credential was found in the answer. Says whether this is news.
+    pub fn reflected(&self) -> bool {
+        !std::mem::replace(&mut self.outcome.borrow_mut().reflected, true)
     }
 
     /// relay answers this instead of the vendor.

@@ -1,0 +1,178 @@
+//! A vendor over real TLS that answers exactly the bytes a test wants, and remembers what it was sent.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+pub type Out<'a> = StreamOwned<ServerConnection, &'a TcpStream>;
+type Script = dyn Fn(&Received, &mut Out<'_>) + Send + Sync;
+
+/// One request as the vendor got it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Which connection, from 0.
+    pub connection: usize,
+    /// The head as it came, without the empty line.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.all(name).into_iter().next()
+    }
+
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let lines = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "));
+        lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    /// `GET /path`
+    pub fn line(&self) -> &str {
+        self.head.split(" HTTP/").next().unwrap()
+    }
+
+    pub fn target(&self) -> &str {
+        self.line().split(' ').nth(1).unwrap()
+    }
+}
+
+pub struct Vendor {
+    pub port: u16,
+    pub ca_pem: String,
+    pub received: Arc<Mutex<Vec<Received>>>,
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl Vendor {
+    pub fn start(script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static) -> Self {
+        let (config, ca_pem) = identity(&["localhost"]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let received: Arc<Mutex<Vec<Received>>> = Arc::default();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (script, kept, count): (Arc<Script>, _, _) = (Arc::new(script), received.clone(), connections.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let (script, kept, config) = (script.clone(), kept.clone(), config.clone());
+                std::thread::spawn(move || serve(number, &stream, config, &*script, &kept));
+            }
+        });
+        Self { port, ca_pem, received, connections }
+    }
+
+    pub fn requests(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
+    pub fn last(&self) -> Received {
+        self.requests().pop().expect("the vendor got a request")
+    }
+}
+
+fn serve(number: usize, stream: &TcpStream, config: Arc<ServerConfig>, script: &Script, kept: &Mutex<Vec<Received>>) {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+    let mut buffer = Vec::new();
+    while let Some(request) = read(number, &mut tls, &mut buffer) {
+        kept.lock().unwrap().push(request.clone());
+        script(&request, &mut tls);
+        let _ = tls.flush();
+        if tls.sock.take_error().ok().flatten().is_some() {
+            return;
+        }
+    }
+}
+
+fn read(connection: usize, tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<Received> {
+    let end = loop {
+        if let Some(at) = memchr::memmem::find(buffer, b"\r\n\r\n") {
+            break at;
+        }
+        more(tls, buffer)?;
+    };
+    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    buffer.drain(..end + 4);
+    let mut request = Received { connection, head, body: Vec::new() };
+    if let Some(length) = request.header("content-length").and_then(|l| l.parse::<usize>().ok()) {
+        while buffer.len() < length {
+            more(tls, buffer)?;
+        }
+        request.body = buffer.drain(..length).collect();
+    } else if request.header("transfer-encoding").is_some() {
+        loop {
+            let at = loop {
+                if let Some(at) = memchr::memmem::find(buffer, b"\r\n") {
+                    break at;
+                }
+                more(tls, buffer)?;
+            };
+            let line: Vec<u8> = buffer.drain(..at + 2).collect();
+            let length = usize::from_str_radix(std::str::from_utf8(&line[..at]).ok()?, 16).ok()?;
+            while buffer.len() < length + 2 {
+                more(tls, buffer)?;
+            }
+            request.body.extend(buffer.drain(..length));
+            buffer.drain(..2);
+            if length == 0 {
+                break;
+            }
+        }
+    }
+    Some(request)
+}
+
+fn more(tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<()> {
+    let mut piece = [0; 16 * 1024];
+    match tls.read(&mut piece) {
+        Ok(n) if n > 0 => {
+            buffer.extend_from_slice(&piece[..n]);
+            Some(())
+        }
+        _ => None,
+    }
+}
+
+/// A whole answer with its Content-Length.
+pub fn answer(out: &mut Out<'_>, status: u16, headers: &[(&str, &str)], body: &[u8]) {
+    let mut text = format!("HTTP/1.1 {status} Whatever\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    raw(out, text.as_bytes());
+    raw(out, body);
+}
+
+/// Exactly these bytes, now.
+pub fn raw(out: &mut Out<'_>, bytes: &[u8]) {
+    let _ = out.write_all(bytes);
+    let _ = out.flush();
+}
+
+/// A certificate for `names` by a CA of its own: the server's configuration and the CA's PEM.
+pub fn identity(names: &[&str]) -> (Arc<ServerConfig>, String) {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+        .unwrap();
+    (Arc::new(config), ca_pem)
+}
