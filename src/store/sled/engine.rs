@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use sled::{Batch, Db, Tree};
 use tokio::sync::broadcast;
 
-use super::folder::{self, OpenError};
+use super::folder::{self, OpenError, is_full};
 use crate::store::{Change, StoreError};
 
 /// How many changes a receiver may be behind before it has lagged.
@@ -292,12 +292,6 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         Self::Sync(error)
     }
-}
-
-/// Whether the disk, a quota or a file size limit is used up.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn io_error(error: &io::Error) -> StoreError {

@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use sled::Db;
 
-use super::engine::is_full;
-
 /// Why the store cannot be opened, and how to mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -109,6 +107,12 @@ pub(super) fn open(path: &Path) -> Result<(Db, File), OpenError> {
     let db = opened.unwrap_or(Err(panicked))?;
     settle(path).map_err(fail)?;
     Ok((db, data))
+}
+
+/// Whether the disk, a quota or a file size limit is used up.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn prepare(path: &Path) -> Result<(), OpenError> {
