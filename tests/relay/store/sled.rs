@@ -251,7 +251,10 @@ fn child_of(role: &str) -> Option<PathBuf> {
 }
 
 fn this_test_again(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    // By its process, where there is a /proc: a rebuild meanwhile replaces the file under its name.
+    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    let binary = if running.exists() { running } else { std::env::current_exe().unwrap() };
+    let mut command = Command::new(binary);
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
     command
 }
