@@ -1,0 +1,299 @@
+//! What sled lacks: power-safe acknowledgement, isolation of reads, and life after an I/O error.
+//!
+//! `flush()` only asks Linux for `sync_file_range`, so each write also waits for an fdatasync of the data
+//! file; writers that come together share one. After an I/O error sled refuses every write until it is
+//! reopened, so it is closed and the next call opens it again. What must never enter: a record's layout.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use sled::{Batch, Db, Tree};
+use tokio::sync::broadcast;
+
+use super::folder::{self, OpenError, is_full};
+use crate::store::{Change, StoreError};
+
+/// How many changes a receiver may be behind before it has lagged.
+const FEED: usize = 1024;
+/// Free bytes below which a write is refused before sled meets the full disk, which would close it and
+/// cost the reads too: sled cannot open on a full disk. Two segments for the log, the rest for its cleaner.
+const HEADROOM: u64 = 8 << 20;
+/// Least time between two attempts to reopen.
+const REOPEN_EVERY: Duration = Duration::from_millis(500);
+
+/// Why work on the tree stopped.
+pub(super) enum Fault {
+    /// The store works; this is its answer.
+    Answer(StoreError),
+    /// sled failed.
+    Engine(sled::Error),
+    /// The data file could not be synced.
+    Sync(io::Error),
+}
+
+/// What a write does to the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It needs space: refused when there is little.
+    Needed,
+    /// It frees some in the end: tried on a full disk too, so that a removal is not refused.
+    Freed,
+}
+
+/// sled, and the way back after it failed.
+pub(super) struct Engine {
+    path: PathBuf,
+    slot: RwLock<Slot>,
+    feed: broadcast::Sender<Change>,
+}
+
+impl Engine {
+    /// Opens or creates the folder.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let (db, data) = folder::open(path)?;
+        let slot = Slot { generation: 0, open: Some(Open::new(db, data)), closed: None };
+        Ok(Self { path: path.to_owned(), slot: RwLock::new(slot), feed: broadcast::Sender::new(FEED) })
+    }
+
+    /// A new receiver of the change feed.
+    pub(super) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.feed.subscribe()
+    }
+
+    /// Reads while no write is half-applied. A read that fails closes nothing: other rows may be whole.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Tree) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let (_, done) = self.run(|open| {
+            let _turn = open.turn.read().unwrap_or_else(PoisonError::into_inner);
+            open.refuse_half()?;
+            work(&open.db)
+        })?;
+        done.map_err(Failure::into_error)
+    }
+
+    /// Runs `work`, applies the batch that it made in one step, makes it durable and tells `change`.
+    /// Without a batch there is nothing to apply or tell, but what `work` saw is durable on return.
+    pub(super) fn write<T>(
+        &self,
+        room: Room,
+        change: Option<Change>,
+        work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
+    ) -> Result<T, StoreError> {
+        if room == Room::Needed {
+            self.headroom()?;
+        }
+        let (generation, done) = self.run(|open| open.commit(work))?;
+        let (told, done) = match done {
+            Ok((applied, value)) => (applied, Ok(value)),
+            Err(Failure::Answer(error)) => (false, Err(error)),
+            // A read may have seen rows that are now rolled back, so whoever caches must forget them.
+            Err(Failure::Broken(error)) => {
+                self.close(generation, &error);
+                (true, Err(error))
+            }
+        };
+        if let Some(change) = change.filter(|_| told) {
+            let _ = self.feed.send(change);
+        }
+        done
+    }
+
+    fn headroom(&self) -> Result<(), StoreError> {
+        let disk = rustix::fs::statvfs(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < HEADROOM {
+            return Err(StoreError::Full);
+        }
+        Ok(())
+    }
+
+    fn run<T>(
+        &self,
+        work: impl FnOnce(&Open) -> Result<T, Fault>,
+    ) -> Result<(u64, Result<T, Failure>), StoreError> {
+        self.reopen()?;
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &slot.open else {
+            return Err(StoreError::Unavailable("it is being reopened".into()));
+        };
+        // sled panics on some damage. Its locks do not poison, and a write closes it after a panic.
+        let done = catch_unwind(AssertUnwindSafe(|| work(open)));
+        let done = done.map_err(|_| Failure::Broken(StoreError::Unavailable("sled panicked".into())));
+        Ok((slot.generation, done.and_then(|done| done.map_err(Failure::from))))
+    }
+
+    // Waits until no call is in sled: only then is its lock on the folder free again.
+    fn close(&self, generation: u64, why: &StoreError) {
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        if slot.generation == generation && slot.open.take().is_some() {
+            tracing::error!(cause = %why, "the store failed and is reopened");
+            slot.closed = None;
+        }
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        if self.slot.read().unwrap_or_else(PoisonError::into_inner).open.is_some() {
+            return Ok(());
+        }
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        if slot.open.is_some() {
+            return Ok(());
+        }
+        if let Some((at, why)) = &slot.closed
+            && at.elapsed() < REOPEN_EVERY
+        {
+            return Err(why.clone());
+        }
+        match folder::open(&self.path) {
+            Ok((db, data)) => {
+                tracing::info!("the store is open again");
+                *slot =
+                    Slot { generation: slot.generation + 1, open: Some(Open::new(db, data)), closed: None };
+                Ok(())
+            }
+            Err(error) => {
+                let why = match error {
+                    OpenError::Full { .. } => StoreError::Full,
+                    other => StoreError::Unavailable(other.to_string()),
+                };
+                slot.closed = Some((Instant::now(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+}
+
+struct Slot {
+    generation: u64,
+    open: Option<Open>,
+    /// When reopening last failed, and why.
+    closed: Option<(Instant, StoreError)>,
+}
+
+/// One opening of sled.
+struct Open {
+    db: Db,
+    data: File,
+    /// Held alone while a batch is made and applied, shared by reads: sled's reads are not isolated.
+    turn: RwLock<()>,
+    /// A batch failed or panicked in the middle: this tree must not be read or written again.
+    half: AtomicBool,
+    /// How many batches were applied.
+    applied: AtomicU64,
+    synced: Mutex<Synced>,
+}
+
+struct Synced {
+    /// How many of the applied batches are durable.
+    batches: u64,
+    /// A sync failed. The kernel reports a lost page once: a later success would say nothing of it.
+    failed: bool,
+}
+
+impl Open {
+    fn new(db: Db, data: File) -> Self {
+        let synced = Mutex::new(Synced { batches: 0, failed: false });
+        Self {
+            db,
+            data,
+            turn: RwLock::new(()),
+            half: AtomicBool::new(false),
+            applied: AtomicU64::new(0),
+            synced,
+        }
+    }
+
+    fn commit<T>(
+        &self,
+        work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
+    ) -> Result<(bool, T), Fault> {
+        let turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_half()?;
+        let (batch, value) = work(&self.db)?;
+        let applied = batch.is_some();
+        if let Some(batch) = batch {
+            self.half.store(true, Ordering::SeqCst);
+            self.db.apply_batch(batch)?;
+            self.half.store(false, Ordering::SeqCst);
+            self.applied.fetch_add(1, Ordering::SeqCst);
+        }
+        let ticket = self.applied.load(Ordering::SeqCst);
+        drop(turn);
+        self.sync(ticket)?;
+        Ok((applied, value))
+    }
+
+    fn refuse_half(&self) -> Result<(), Fault> {
+        if self.half.load(Ordering::SeqCst) {
+            return Err(Fault::Sync(io::Error::other("an earlier write failed")));
+        }
+        Ok(())
+    }
+
+    // Group commit: whoever gets the lock syncs for all that were applied by then.
+    fn sync(&self, ticket: u64) -> Result<(), Fault> {
+        let lost = || Fault::Sync(io::Error::other("an earlier sync failed"));
+        let mut synced = self.synced.lock().map_err(|_| lost())?;
+        if synced.failed {
+            return Err(lost());
+        }
+        if synced.batches >= ticket {
+            return Ok(());
+        }
+        let applied = self.applied.load(Ordering::SeqCst);
+        let done = self.db.flush().map_err(Fault::Engine).and_then(|_| Ok(self.data.sync_data()?));
+        match done {
+            Ok(()) => synced.batches = applied,
+            Err(_) => synced.failed = true,
+        }
+        done
+    }
+}
+
+enum Failure {
+    Answer(StoreError),
+    Broken(StoreError),
+}
+
+impl Failure {
+    fn into_error(self) -> StoreError {
+        match self {
+            Self::Answer(error) | Self::Broken(error) => error,
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Answer(error) => Self::Answer(error),
+            Fault::Sync(error) | Fault::Engine(sled::Error::Io(error)) => Self::Broken(io_error(&error)),
+            Fault::Engine(sled::Error::Corruption { at, .. }) => {
+                Self::Broken(StoreError::Damaged(format!("sled's checksum failed at {at:?}")))
+            }
+            // Their texts may quote keys.
+            Fault::Engine(_) => {
+                Self::Broken(StoreError::Unavailable("sled failed on its own account".into()))
+            }
+        }
+    }
+}
+
+impl From<sled::Error> for Fault {
+    fn from(error: sled::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Sync(error)
+    }
+}
+
+fn io_error(error: &io::Error) -> StoreError {
+    if is_full(error) { StoreError::Full } else { StoreError::Unavailable(error.to_string()) }
+}

@@ -1,0 +1,215 @@
+//! The store's folder: made, guarded, locked and opened.
+//!
+//! The folder is 0700 and its files 0600, whatever the umask; one that others may enter is refused, not
+//! mended, because what they already read cannot be taken back. What must never enter: a row other than
+//! the format marker. A folder whose records vanished must be refused, never begun anew: an empty store
+//! would answer that every secret is unknown.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use sled::Db;
+
+/// Why the store cannot be opened, and how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be made, read or written.
+    #[error(
+        "the store {path} cannot be used: {cause}. Its folder must be writable for the user that runs relay"
+    )]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Others may read or write in the folder.
+    #[error("the store {path} is open to other users (mode {mode:o}). Close it: chmod -R go= {path}")]
+    Exposed {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The folder holds files that are not a store's.
+    #[error(
+        "the folder {path} holds other files but no relay store. Name a folder that is empty or not yet there"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process has the store open.
+    #[error(
+        "the store {path} is in use by another process. Stop that one, or give each relay a folder of its own"
+    )]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The store has a format that this relay does not know.
+    #[error(
+        "the store {path} has a format that this relay does not know. Run the relay that wrote it, or a newer one"
+    )]
+    Format {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The files are not what was written.
+    #[error("the store {path} is damaged: {what}. Keep a copy of the folder and put a backup in its place")]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What was found.
+        what: &'static str,
+    },
+    /// There is no space to open it.
+    #[error("the disk of the store {path} is full: opening it needs a few MiB. Free some space")]
+    Full {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// The row that says what this tree is, and the one format there is so far.
+const MARKER: &[u8] = b"relay-store";
+const FORMAT: &[u8] = &[1];
+/// The file that says that the marker row was durable once.
+const CREATED: &str = "relay-store";
+/// sled's page cache, which really takes several times this; records are cached above the store.
+const CACHE: u64 = 16 << 20;
+/// How long a lock may outlive its holder: sled's threads let go of their file late.
+const LOCK_LINGERS: Duration = Duration::from_secs(1);
+
+/// Opens the store in `path`, or creates it: sled, and a second handle of its data file for syncing.
+pub(super) fn open(path: &Path) -> Result<(Db, File), OpenError> {
+    let fail = |cause: io::Error| match is_full(&cause) {
+        true => OpenError::Full { path: path.into() },
+        false => OpenError::Folder { path: path.into(), cause },
+    };
+    prepare(path)?;
+    let data = private(&path.join("db")).map_err(fail)?;
+    private(&path.join("conf")).map_err(fail)?;
+    await_lock(path)?;
+    // On damage that its checksums do not cover, sled asserts instead of returning an error. Nothing that
+    // it touched is used after such a panic.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let db = open_sled(path)?;
+        mark(path, &db, &data)?;
+        Ok(db)
+    }));
+    let panicked = OpenError::Damaged { path: path.into(), what: "sled cannot make sense of its files" };
+    let db = opened.unwrap_or(Err(panicked))?;
+    settle(path).map_err(fail)?;
+    Ok((db, data))
+}
+
+/// Whether the disk, a quota or a file size limit is used up.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+fn prepare(path: &Path) -> Result<(), OpenError> {
+    let fail = |cause| OpenError::Folder { path: path.into(), cause };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(fail(error)),
+    }
+    let mode = fs::metadata(path).map_err(fail)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(OpenError::Exposed { path: path.into(), mode });
+    }
+    if path.join(CREATED).exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name();
+        let known = [CREATED, "db", "conf", "blobs", "lost+found"].iter().any(|known| name == *known)
+            || name.to_string_lossy().starts_with("snap.");
+        if !known {
+            return Err(OpenError::Foreign { path: path.into() });
+        }
+    }
+    Ok(())
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+// sled reports its lock by a text only; flock(2) on a handle of our own says it by a code.
+fn await_lock(path: &Path) -> Result<(), OpenError> {
+    let fail = |cause| OpenError::Folder { path: path.into(), cause };
+    let begun = Instant::now();
+    loop {
+        let probe = private(&path.join("db")).map_err(fail)?;
+        match rustix::fs::flock(&probe, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_LINGERS => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.into() }),
+            Err(error) => return Err(fail(error.into())),
+        }
+    }
+}
+
+fn open_sled(path: &Path) -> Result<Db, OpenError> {
+    let path = path.to_owned();
+    match sled::Config::new().path(&path).cache_capacity(CACHE).open() {
+        Ok(db) => Ok(db),
+        Err(sled::Error::Io(cause)) if is_full(&cause) => Err(OpenError::Full { path }),
+        Err(sled::Error::Io(cause)) => Err(OpenError::Folder { path, cause }),
+        Err(sled::Error::Unsupported(_)) => Err(OpenError::Format { path }),
+        Err(_) => Err(OpenError::Damaged { path, what: "one of sled's checksums does not fit" }),
+    }
+}
+
+// The row comes first and is durable before the file: a crash between the two leaves a store whose file
+// is written at the next start, and a file without its row can only mean loss.
+fn mark(path: &Path, db: &Db, data: &File) -> Result<(), OpenError> {
+    let damaged = |what| OpenError::Damaged { path: path.into(), what };
+    let fail = |cause| OpenError::Folder { path: path.into(), cause };
+    let unreadable = |_| damaged("its first row cannot be read or written");
+    let created = path.join(CREATED);
+    match db.get(MARKER).map_err(unreadable)? {
+        Some(format) if format == FORMAT => {}
+        Some(_) => return Err(OpenError::Format { path: path.into() }),
+        None if created.exists() => return Err(damaged("its records are gone")),
+        None if !db.is_empty() => return Err(OpenError::Foreign { path: path.into() }),
+        None => {
+            db.insert(MARKER, FORMAT).map_err(unreadable)?;
+            db.flush().map_err(unreadable)?;
+            data.sync_data().map_err(fail)?;
+        }
+    }
+    if !created.exists() {
+        private(&created).and_then(|mut file| file.write_all(b"relay store, format 1\n")).map_err(fail)?;
+    }
+    Ok(())
+}
+
+// sled neither syncs its settings nor the folder after it put a snapshot in place, and makes its files
+// by the umask. Their names must be durable before the first acknowledgement.
+fn settle(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_file() {
+            fs::set_permissions(entry.path(), Permissions::from_mode(0o600))?;
+            File::open(entry.path())?.sync_all()?;
+        } else if kind.is_dir() && entry.file_name() == "blobs" {
+            fs::set_permissions(entry.path(), Permissions::from_mode(0o700))?;
+        }
+    }
+    File::open(path)?.sync_all()?;
+    let parent = path.canonicalize()?;
+    parent.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}

@@ -1,0 +1,145 @@
+//! The embedded store: sled in a folder of its own, for one relay process.
+//!
+//! sled alone does not promise power loss and grows unsure after an I/O error; [`engine`] adds what is
+//! missing, [`folder`] guards the files, [`rows`] is the layout. What must never enter: plaintext. A
+//! write acknowledged without [`engine`]'s sync would be lost in a power cut.
+
+mod engine;
+mod folder;
+mod rows;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sled::Batch;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast;
+
+use self::engine::{Engine, Fault, Room};
+use self::rows::Record;
+use super::{Call, Change, Expected, SecretRow, Store, StoreError};
+use crate::model::{Customer, DataKeyId, SecretId};
+
+pub use self::folder::OpenError;
+
+/// A durable store in a folder. Every call does its disk work on the control runtime's blocking
+/// threads, so it may be awaited on any runtime.
+pub struct Sled {
+    engine: Arc<Engine>,
+    control: Handle,
+}
+
+impl Sled {
+    /// Opens the store in the folder `path`, or creates it there with mode 0700. Blocks. `control` is
+    /// the runtime whose blocking threads do the work; once it is shut down every call is
+    /// [`StoreError::Unavailable`].
+    ///
+    /// # Errors
+    /// [`OpenError`] says what stands in the way and how to mend it.
+    pub fn open(path: &Path, control: Handle) -> Result<Self, OpenError> {
+        Ok(Self { engine: Arc::new(Engine::open(path)?), control })
+    }
+
+    // The work goes on if the caller drops the future: a write half-way must still end, sync and be told.
+    fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Call<'_, T> {
+        Box::pin(async move {
+            let engine = Arc::clone(&self.engine);
+            let ended = self.control.spawn_blocking(move || work(&engine)).await;
+            ended.unwrap_or_else(|_| Err(StoreError::Unavailable("its task was stopped or panicked".into())))
+        })
+    }
+}
+
+impl Store for Sled {
+    fn secret<'a>(&'a self, customer: &'a Customer, id: SecretId) -> Call<'a, Option<SecretRow>> {
+        let customer = customer.clone();
+        self.call(move |engine| engine.read(|tree| rows::secret(tree, &customer, id)))
+    }
+
+    fn secrets<'a>(
+        &'a self,
+        customer: &'a Customer,
+        after: Option<SecretId>,
+        limit: usize,
+    ) -> Call<'a, Vec<SecretRow>> {
+        let customer = customer.clone();
+        self.call(move |engine| engine.read(|tree| rows::secrets(tree, &customer, after, limit)))
+    }
+
+    fn owner(&self, id: SecretId) -> Call<'_, Option<Customer>> {
+        self.call(move |engine| engine.read(|tree| rows::owner(tree, id)))
+    }
+
+    fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()> {
+        self.call(move |engine| {
+            let change = Change::Secret(row.customer.clone(), row.id);
+            engine.write(Room::Needed, Some(change), |tree| {
+                let mut batch = Batch::default();
+                rows::put_secret(tree, &mut batch, &row, &expected)?;
+                Ok((Some(batch), ()))
+            })
+        })
+    }
+
+    fn remove_secret<'a>(&'a self, customer: &'a Customer, id: SecretId) -> Call<'a, bool> {
+        let customer = customer.clone();
+        self.call(move |engine| {
+            let change = Change::Secret(customer.clone(), id);
+            engine.write(Room::Freed, Some(change), |tree| {
+                let mut batch = Batch::default();
+                let found = rows::remove_secret(tree, &mut batch, &customer, id)?;
+                Ok((found.then_some(batch), found))
+            })
+        })
+    }
+
+    fn data_key<'a>(&'a self, customer: &'a Customer, id: DataKeyId) -> Call<'a, Option<Bytes>> {
+        let record = Record::data_key(customer, id);
+        self.call(move |engine| engine.read(|tree| record.read(tree)))
+    }
+
+    fn active_data_key<'a>(&'a self, customer: &'a Customer) -> Call<'a, Option<(DataKeyId, Bytes)>> {
+        let customer = customer.clone();
+        self.call(move |engine| engine.read(|tree| rows::active_data_key(tree, &customer)))
+    }
+
+    fn add_data_key<'a>(&'a self, customer: &'a Customer, id: DataKeyId, wrapped: Bytes) -> Call<'a, ()> {
+        let customer = customer.clone();
+        self.call(move |engine| {
+            engine.write(Room::Needed, Some(Change::DataKeys(customer.clone())), |tree| {
+                let active = Record::active(&customer);
+                if active.read(tree)?.is_some() {
+                    return Err(Fault::Answer(StoreError::Conflict));
+                }
+                let mut batch = Batch::default();
+                active.write(tree, &mut batch, id.as_bytes())?;
+                Record::data_key(&customer, id).write(tree, &mut batch, &wrapped)?;
+                Ok((Some(batch), ()))
+            })
+        })
+    }
+
+    fn meta<'a>(&'a self, name: &'a str) -> Call<'a, Option<Bytes>> {
+        let record = Record::meta(name);
+        self.call(move |engine| engine.read(|tree| record.read(tree)))
+    }
+
+    fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> {
+        let record = Record::meta(name);
+        self.call(move |engine| {
+            engine.write(Room::Needed, None, |tree| {
+                let mut batch = Batch::default();
+                record.write(tree, &mut batch, &value)?;
+                Ok((Some(batch), ()))
+            })
+        })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.engine.changes()
+    }
+}
