@@ -170,3 +170,42 @@ impl hkdf::KeyType for Both {
         32 + COMMITMENT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FieldName;
+
+    /// Made by another implementation (Python's `cryptography`) from the description of format 1.
+    const VECTOR: &str = "015a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a58f69f927e6a2b4f95892ff\
+        3838724a11ae5631460f03e6e8da8ef508ffd847ec3c3c3c3c3c3c3c3c3c3c3c3ef95e1d160e0b6b23e048dbd747bd97187b64\
+        72e2a4f9768ad6aff3c6b2c83df8656238be19561d378138849";
+
+    #[test]
+    fn the_same_salt_and_nonce_give_the_fixed_bytes() {
+        let key = DataKey::new(
+            DataKeyId::from_bytes(*b"\xaa\xaa\xaa\xaa\xbb\xbb\x4c\xcc\x8d\xdd\xee\xee\xee\xee\xee\xee"),
+            Secret::new((0..32).collect()),
+        )
+        .unwrap();
+        let spec = |name, secret| FieldSpec { name: FieldName::parse(name).unwrap(), secret };
+        let field =
+            |spec: &FieldSpec, value: &[u8]| Field { spec: spec.clone(), value: Secret::new(value.to_vec()) };
+        let specs = [spec("user", false), spec("token", true)];
+        let [user, token] = &specs;
+        let fields = [field(user, b"bot"), field(token, b"xoxb-fixed-vector")];
+        let binding = Binding {
+            customer: &Customer::parse("acme").unwrap(),
+            secret: SecretId::parse("11111111-2222-4333-8444-555555555555").unwrap(),
+            version: 7,
+            data_key: key.id(),
+            integration: &IntegrationName::parse("slack").unwrap(),
+            origin: &Origin::parse("https://slack.com").unwrap(),
+            expires_at: Some(4_102_444_800),
+            fields: &specs,
+        };
+        let sealed = seal_with(&key, &binding, &fields, &[0x5a; SALT], &[0xc3; NONCE]).unwrap();
+        let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, VECTOR);
+    }
+}

@@ -102,6 +102,9 @@ impl DataKeys {
         let (kms, wrapped) = (Arc::clone(&self.0.kms), wrapped.to_vec());
         let call = async move { unwrap(&*kms, &customer, id, &wrapped).await };
         let key = self.0.control.spawn(call).await.map_err(|_| going_down())??;
+        if key.len() != 32 {
+            return Err(wrong_length());
+        }
         Ok((key, None))
     }
 
