@@ -28,6 +28,12 @@ impl Customer {
         Ok(Self(text.into()))
     }
 
+    /// What stands in a customer's place in the context of a store-wide key. It is longer than any customer
+    /// can be, so it equals none, and is plain text, so every provider takes it as encryption context.
+    pub fn store_wide(name: &str) -> Self {
+        Self(format!("{:-<160}", format!("relay store-wide key {name} ")).into())
+    }
+
     /// The customer as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,0 +1,79 @@
+//! What is given to be sealed, checked before any key is asked for.
+//!
+//! The fields become exactly the ones that the integration declares, in its order. What must never enter:
+//! a value in an error.
+
+use super::SealError;
+use crate::clock::unix_seconds;
+use crate::config::FieldSetting;
+use crate::envelope::{SHORTEST_SCRUBBED, check_value};
+use crate::model::{Customer, FieldName, IntegrationName};
+use crate::secret::{Field, Secret};
+
+/// A secret to be added.
+pub struct NewSecret {
+    /// Whose it is.
+    pub customer: Customer,
+    /// The integration it is for.
+    pub integration: IntegrationName,
+    /// What people call it: 1 to 200 bytes without control characters.
+    pub label: String,
+    /// Its values.
+    pub fields: Vec<(FieldName, Secret)>,
+    /// Until when it may be used, in seconds since 1970; not in the past.
+    pub expires_at: Option<u64>,
+    /// What makes the same call again give the same secret: 1 to 255 bytes, for one customer and
+    /// integration.
+    pub idempotency: Option<String>,
+}
+
+/// Checks everything but the values.
+pub(super) fn check(new: &NewSecret) -> Result<(), SealError> {
+    let label = &new.label;
+    if label.is_empty() || label.len() > 200 || label.chars().any(char::is_control) {
+        return Err(invalid("label", "a label is 1 to 200 bytes without control characters"));
+    }
+    if new.expires_at.is_some_and(|at| at <= unix_seconds()) {
+        return Err(invalid("expires_at", "it is in the past: such a secret could never be used"));
+    }
+    if new.idempotency.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+        return Err(invalid("idempotency key", "it is 1 to 255 bytes"));
+    }
+    Ok(())
+}
+
+/// The given values as the declared fields, in the declared order: each one there, none twice, no other.
+pub(super) fn declared(
+    settings: &[FieldSetting],
+    mut given: Vec<(FieldName, Secret)>,
+) -> Result<Vec<Field>, SealError> {
+    let mut fields = Vec::with_capacity(settings.len());
+    for setting in settings {
+        let name = &setting.spec.name;
+        let at = given.iter().position(|(given, _)| given == name);
+        let (_, value) =
+            at.map(|at| given.swap_remove(at)).ok_or_else(|| invalid(name.as_str(), "it is missing"))?;
+        check_value(value.expose()).map_err(|why| invalid(name.as_str(), why.0))?;
+        if setting.spec.secret && !setting.scrub_off_danger && value.len() < SHORTEST_SCRUBBED {
+            let why = "it is under 8 bytes, too short to be scrubbed from answers: give a longer one, or set \
+                       scrub = \"off_danger\" on the field";
+            return Err(invalid(name.as_str(), why));
+        }
+        fields.push(Field { spec: setting.spec.clone(), value });
+    }
+    match given.first() {
+        None => Ok(fields),
+        Some((name, _)) if settings.iter().any(|setting| setting.spec.name == *name) => {
+            Err(invalid(name.as_str(), "it is given twice"))
+        }
+        Some((name, _)) => {
+            let names: Vec<&str> = settings.iter().map(|setting| setting.spec.name.as_str()).collect();
+            let why = format!("the integration has no such field; it has: {}", names.join(", "));
+            Err(invalid(name.as_str(), why))
+        }
+    }
+}
+
+fn invalid(field: &str, why: impl Into<String>) -> SealError {
+    SealError::Invalid { field: field.to_owned(), why: why.into() }
+}

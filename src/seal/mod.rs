@@ -1,0 +1,363 @@
+//! The write path: plaintext in, sealed row out.
+//!
+//! Operators add, rotate, stop and remove secrets here. A value is checked, sealed for one customer,
+//! integration and origin, and gone from memory; nothing here opens one. Every change is a compare-and-set
+//! on the head, so two operators never undo each other unseen.
+//!
+//! What must never enter: a way to read a value back, a value in an error. What would break: a row written
+//! round this room has no proven head, and is refused at use.
+
+mod intake;
+mod summary;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::unix_seconds;
+use crate::config;
+use crate::envelope::{self, EnvelopeError, Head};
+use crate::kms::KmsError;
+use crate::kms::cached::DataKeys;
+use crate::model::{Customer, DataKeyId, FieldName, FieldSpec, IntegrationName, Origin, SecretId, State};
+use crate::secret::{DataKey, Field, Secret};
+use crate::store::{Expected, SecretRow, Store, StoreError};
+
+pub use intake::NewSecret;
+pub use summary::Summary;
+
+/// Where the store keeps the wrapped store-wide key.
+const STORE_KEY: &str = "fingerprint-key";
+/// How often a change is tried when others change the same secret meanwhile.
+const TRIES: usize = 3;
+
+/// What of an integration the write path has to know.
+#[derive(Debug, Clone)]
+pub struct SealTarget {
+    /// Its name.
+    pub name: IntegrationName,
+    /// Where its secrets may go.
+    pub origin: Origin,
+    /// The fields that its secrets have.
+    pub fields: Vec<config::FieldSetting>,
+}
+
+impl From<&config::Integration> for SealTarget {
+    fn from(from: &config::Integration) -> Self {
+        Self { name: from.name.clone(), origin: from.origin.clone(), fields: from.fields.clone() }
+    }
+}
+
+/// Why a secret was not written or not found. No text of it holds a value.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// No such secret.
+    #[error("there is no such secret")]
+    NotFound,
+    /// relay.toml has no such integration.
+    #[error("there is no such integration")]
+    UnknownIntegration,
+    /// Something given is not as it must be.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// What: `label`, `expires_at`, or a field of the secret.
+        field: String,
+        /// What is wrong with it, without its value.
+        why: String,
+    },
+    /// The same idempotency key came with something else before.
+    #[error("this idempotency key was used for a different secret, or the secret was changed since")]
+    IdempotencyReused,
+    /// Others changed the same secret at the same time, time and again.
+    #[error("the secret is being changed by someone else; try again")]
+    Conflict,
+    /// The KMS gave no key.
+    #[error(transparent)]
+    Keys(#[from] KmsError),
+    /// The store failed. After a failed write its outcome may be unknown.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store holds is not what relay wrote.
+    #[error("a stored secret cannot be used: {0}")]
+    Unusable(#[from] EnvelopeError),
+}
+
+/// Writes secrets.
+pub struct Sealer {
+    store: Arc<dyn Store>,
+    keys: Arc<DataKeys>,
+    targets: HashMap<IntegrationName, SealTarget>,
+    store_key: Secret,
+}
+
+impl Sealer {
+    /// Opens the store-wide key, or makes it in a store that has none. A KMS key that is not the store's
+    /// own is found out here, at start.
+    ///
+    /// # Errors
+    /// `Keys` when the KMS does not open the store-wide key, `Store` when the store does not answer.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        keys: Arc<DataKeys>,
+        integrations: Vec<SealTarget>,
+    ) -> Result<Self, SealError> {
+        let mut wrapped = store.meta(STORE_KEY).await?;
+        if wrapped.is_none() {
+            let (_, made) = keys.named(STORE_KEY, None).await?;
+            store.put_meta(STORE_KEY, Bytes::from(made.unwrap_or_default())).await?;
+            // Read back: of two that start at once on an empty store, both take the last one's key.
+            wrapped = store.meta(STORE_KEY).await?;
+        }
+        let (store_key, _) =
+            keys.named(STORE_KEY, Some(&wrapped.unwrap_or_default())).await.map_err(not_this_store)?;
+        let targets = integrations.into_iter().map(|target| (target.name.clone(), target)).collect();
+        Ok(Self { store, keys, targets, store_key })
+    }
+
+    /// Seals a new secret. The same idempotency key and the same secret again return the first one.
+    ///
+    /// # Errors
+    /// Each of [`SealError`] but `NotFound`.
+    pub async fn add(&self, new: NewSecret) -> Result<Summary, SealError> {
+        let target = self.target(&new.integration)?;
+        intake::check(&new)?;
+        let NewSecret { customer, integration, label, fields, expires_at, idempotency } = new;
+        let fields = intake::declared(&target.fields, fields)?;
+        let id = match &idempotency {
+            Some(key) => envelope::derived_id(&self.store_key, &customer, &integration, key),
+            None => SecretId::random(),
+        };
+        let key = self.active_key(&customer).await?;
+        let now = unix_seconds();
+        let head = Head {
+            customer,
+            id,
+            integration,
+            origin: target.origin.clone(),
+            label,
+            state: State::Active,
+            version: 1,
+            highest_version: 1,
+            expires_at,
+            data_key: key.id(),
+            fields: specs(&fields),
+            policy: Vec::new(),
+            fingerprint: envelope::fingerprint(&self.store_key, &fields),
+            created_at: now,
+            updated_at: now,
+            changes: 0,
+        };
+        let sealed = envelope::seal(&key, &head.binding(), &fields)?;
+        match self.put(&head, &key, sealed.into(), Expected::Absent).await {
+            Err(SealError::Conflict) if idempotency.is_some() => self.same(&head).await,
+            written => written.map(|()| head.into()),
+        }
+    }
+
+    /// Seals new values for a secret and makes them current. They are sealed for the origin that the
+    /// integration has now; state, label and expiry stay.
+    ///
+    /// # Errors
+    /// Each of [`SealError`] but `IdempotencyReused`.
+    pub async fn add_version(
+        &self,
+        id: SecretId,
+        fields: Vec<(FieldName, Secret)>,
+    ) -> Result<Summary, SealError> {
+        let customer = self.owner(id).await?;
+        let integration = self.row(&customer, id).await?.1.integration;
+        let target = self.target(&integration)?;
+        let fields = intake::declared(&target.fields, fields)?;
+        let key = self.active_key(&customer).await?;
+        for _ in 0..TRIES {
+            let (row, mut head) = self.row(&customer, id).await?;
+            head.highest_version = head
+                .highest_version
+                .checked_add(1)
+                .ok_or(EnvelopeError::Damaged("there is no version number left"))?;
+            head.version = head.highest_version;
+            head.origin = target.origin.clone();
+            head.data_key = key.id();
+            head.fields = specs(&fields);
+            head.fingerprint = envelope::fingerprint(&self.store_key, &fields);
+            touch(&mut head);
+            let sealed = envelope::seal(&key, &head.binding(), &fields)?;
+            match self.put(&head, &key, sealed.into(), Expected::Head(row.head)).await {
+                Err(SealError::Conflict) => {}
+                written => return written.map(|()| head.into()),
+            }
+        }
+        Err(SealError::Conflict)
+    }
+
+    /// Stops or allows a secret's use. What is sealed stays as it is.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict`, `Keys`, `Store`, `Unusable`.
+    pub async fn set_state(&self, id: SecretId, state: State) -> Result<Summary, SealError> {
+        let customer = self.owner(id).await?;
+        for _ in 0..TRIES {
+            let (row, mut head) = self.row(&customer, id).await?;
+            if head.state == state {
+                return Ok(head.into());
+            }
+            head.state = state;
+            touch(&mut head);
+            let key = self.key(&customer, head.data_key).await?;
+            match self.put(&head, &key, row.sealed, Expected::Head(row.head)).await {
+                Err(SealError::Conflict) => {}
+                written => return written.map(|()| head.into()),
+            }
+        }
+        Err(SealError::Conflict)
+    }
+
+    /// Deletes a secret with all its versions, and says whose it was. It needs neither the KMS nor an
+    /// undamaged record, so that it always can be done.
+    ///
+    /// # Errors
+    /// `NotFound`, `Store`.
+    pub async fn remove(&self, id: SecretId) -> Result<Customer, SealError> {
+        let customer = self.owner(id).await?;
+        match self.store.remove_secret(&customer, id).await? {
+            true => Ok(customer),
+            false => Err(SealError::NotFound),
+        }
+    }
+
+    /// What is known of a secret beside its values.
+    ///
+    /// # Errors
+    /// `NotFound`, `Keys`, `Store`, `Unusable`.
+    pub async fn show(&self, id: SecretId) -> Result<Summary, SealError> {
+        let customer = self.owner(id).await?;
+        Ok(self.row(&customer, id).await?.1.into())
+    }
+
+    /// Up to `limit` of a customer's secrets in the order of their ids, behind `after`.
+    ///
+    /// # Errors
+    /// `Keys`, `Store`; `Unusable` when one of them is damaged, whose id is then logged.
+    pub async fn list(
+        &self,
+        customer: &Customer,
+        after: Option<SecretId>,
+        limit: usize,
+    ) -> Result<Vec<Summary>, SealError> {
+        let mut summaries = Vec::new();
+        for row in self.store.secrets(customer, after, limit).await? {
+            let head = self.proven(customer, row.id, &row).await;
+            let head = head.inspect_err(|error| {
+                tracing::error!(secret = %row.id, %error, "a stored secret cannot be listed");
+            })?;
+            summaries.push(head.into());
+        }
+        Ok(summaries)
+    }
+
+    fn target(&self, integration: &IntegrationName) -> Result<&SealTarget, SealError> {
+        self.targets.get(integration).ok_or(SealError::UnknownIntegration)
+    }
+
+    async fn owner(&self, id: SecretId) -> Result<Customer, SealError> {
+        self.store.owner(id).await?.ok_or(SealError::NotFound)
+    }
+
+    async fn row(&self, customer: &Customer, id: SecretId) -> Result<(SecretRow, Head), SealError> {
+        let row = self.store.secret(customer, id).await?.ok_or(SealError::NotFound)?;
+        let head = self.proven(customer, id, &row).await?;
+        Ok((row, head))
+    }
+
+    async fn proven(&self, customer: &Customer, id: SecretId, row: &SecretRow) -> Result<Head, SealError> {
+        let key = self.key(customer, Head::data_key_of(&row.head)?).await?;
+        let head = Head::decode(&key, customer, id, &row.head)?;
+        if head.version != row.version {
+            return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
+        }
+        Ok(head)
+    }
+
+    async fn key(&self, customer: &Customer, id: DataKeyId) -> Result<Arc<DataKey>, SealError> {
+        if let Some(key) = self.keys.warm(customer, id) {
+            return Ok(key);
+        }
+        let wrapped = self.store.data_key(customer, id).await?;
+        let wrapped = wrapped.ok_or(EnvelopeError::Damaged("its data key is not in the store"))?;
+        Ok(self.keys.open(customer, id, &wrapped).await?)
+    }
+
+    /// The key for whatever is sealed next. The store decides which one that is: of two writers for a new
+    /// customer the first one's key stays, and the other takes it too.
+    async fn active_key(&self, customer: &Customer) -> Result<Arc<DataKey>, SealError> {
+        if let Some((id, wrapped)) = self.store.active_data_key(customer).await? {
+            return Ok(self.keys.open(customer, id, &wrapped).await?);
+        }
+        let (key, wrapped) = self.keys.create(customer).await?;
+        match self.store.add_data_key(customer, key.id(), wrapped.into()).await {
+            Ok(()) => Ok(key),
+            Err(error) => {
+                self.keys.forget(customer, key.id());
+                if !matches!(error, StoreError::Conflict) {
+                    return Err(error.into());
+                }
+                let (id, wrapped) = self.store.active_data_key(customer).await?.ok_or(SealError::Conflict)?;
+                Ok(self.keys.open(customer, id, &wrapped).await?)
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        head: &Head,
+        key: &DataKey,
+        sealed: Bytes,
+        expected: Expected,
+    ) -> Result<(), SealError> {
+        let row = SecretRow {
+            customer: head.customer.clone(),
+            id: head.id,
+            version: head.version,
+            head: head.encode(key).into(),
+            sealed,
+        };
+        match self.store.put_secret(row, expected).await {
+            Err(StoreError::Conflict) => Err(SealError::Conflict),
+            written => Ok(written?),
+        }
+    }
+
+    /// The secret that stands where an idempotency key points, if it is the one that was asked for again.
+    async fn same(&self, wanted: &Head) -> Result<Summary, SealError> {
+        let (_, found) = self.row(&wanted.customer, wanted.id).await.map_err(|error| match error {
+            // Removed in the same moment: the caller may try again.
+            SealError::NotFound => SealError::Conflict,
+            other => other,
+        })?;
+        let same = found.fingerprint == wanted.fingerprint
+            && found.label == wanted.label
+            && found.expires_at == wanted.expires_at;
+        if same { Ok(found.into()) } else { Err(SealError::IdempotencyReused) }
+    }
+}
+
+fn specs(fields: &[Field]) -> Vec<FieldSpec> {
+    fields.iter().map(|field| field.spec.clone()).collect()
+}
+
+fn touch(head: &mut Head) {
+    head.updated_at = unix_seconds();
+    head.changes = head.changes.saturating_add(1);
+}
+
+/// Says what a store-wide key that does not open means, and what to do.
+fn not_this_store(error: KmsError) -> KmsError {
+    match error {
+        KmsError::Broken(why) => KmsError::Broken(format!(
+            "this store was made with another KMS key than the one configured ({why}). Start relay with the \
+             store's own key, or with an empty store"
+        )),
+        other => other,
+    }
+}

@@ -1,0 +1,69 @@
+//! What is told of a secret: everything but its values.
+//!
+//! What must never enter: a value, its length, or a hash of it that is not keyed.
+
+use serde::{Serialize, Serializer};
+
+use crate::clock;
+use crate::envelope::Head;
+use crate::model::{Customer, FieldName, IntegrationName, Origin, SecretId, State};
+
+/// A secret as operators see it. Times are seconds since 1970 here and RFC 3339 when serialized.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Its UUID.
+    pub id: SecretId,
+    /// Whose it is.
+    pub customer: Customer,
+    /// The integration it may be used on.
+    pub integration: IntegrationName,
+    /// Where it may go.
+    pub origin: Origin,
+    /// What people call it.
+    pub label: String,
+    /// Whether it may be used.
+    pub state: State,
+    /// The current version.
+    pub version: u32,
+    /// 16 hexadecimal digits that are the same for the same values in this store, and tell nothing else.
+    pub fingerprint: String,
+    /// The names of its fields.
+    pub fields: Vec<FieldName>,
+    /// When it was added.
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: u64,
+    /// When it was last changed.
+    #[serde(serialize_with = "rfc3339")]
+    pub updated_at: u64,
+    /// Until when it may be used.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub expires_at: Option<u64>,
+}
+
+impl From<Head> for Summary {
+    fn from(head: Head) -> Self {
+        Self {
+            id: head.id,
+            customer: head.customer,
+            integration: head.integration,
+            origin: head.origin,
+            label: head.label,
+            state: head.state,
+            version: head.version,
+            fingerprint: format!("{:016x}", u64::from_be_bytes(head.fingerprint)),
+            fields: head.fields.into_iter().map(|field| field.name).collect(),
+            created_at: head.created_at,
+            updated_at: head.updated_at,
+            expires_at: head.expires_at,
+        }
+    }
+}
+
+fn rfc3339<S: Serializer>(seconds: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&clock::rfc3339(*seconds))
+}
+
+#[allow(clippy::ref_option)] // the shape that serde asks for
+fn rfc3339_or_null<S: Serializer>(seconds: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    seconds.map(clock::rfc3339).serialize(to)
+}
