@@ -1,1 +1,4 @@
 //! Not built yet.
+
+pub mod check;
+pub mod init;
