@@ -1,14 +1,24 @@
 //! relay.toml: what was written becomes what is usable, or every error at once.
 //!
-//! `written` is what people type (serde, unknown keys refused); [`Config`] is what the other rooms take.
-//! Nothing below this room sees TOML or the environment. What must never enter: a secret written
-//! literally, a setting that is ignored, a default that weakens.
+//! `written` reads what people typed, `usable` makes of it a [`Config`], which is what the other rooms
+//! take, and a [`Report`] says all that is wrong with it. Nothing below this room sees TOML or the
+//! environment. What must never enter: a secret written literally, a setting that is ignored, a default
+//! that weakens.
 
+mod document;
+mod environment;
+mod fetched;
+mod keys;
+mod report;
 pub mod rule;
+mod suggest;
 pub mod template;
+mod usable;
+mod written;
 
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -18,8 +28,112 @@ use crate::audit::Durability;
 use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
+pub use keys::known as known_keys;
+pub use report::{Finding, Report, Severity};
+
+use report::{Findings, Place};
 use rule::Rule;
 use template::Template;
+use written::Written;
+
+/// Whether what the text points to must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// relay is about to run: a missing file or variable is an error.
+    Required,
+    /// Only the text is judged: a missing file or variable is a warning.
+    Optional,
+}
+
+/// A configuration that may be used, and what is worth a look in it.
+pub struct Loaded {
+    /// What was told.
+    pub config: Config,
+    /// Warnings only.
+    pub warnings: Report,
+}
+
+/// Reads and judges the file at `path`, with everything it points to. `environment` is the process's.
+pub fn load(path: &Path, environment: &[(String, String)]) -> Result<Loaded, Report> {
+    let (config, report) = examine_file(path, environment, Files::Required);
+    match config {
+        Some(config) => Ok(Loaded { config, warnings: report }),
+        None => Err(report),
+    }
+}
+
+/// Judges `text`, which people know as `name`; relative paths in it start at `folder`.
+pub fn parse(
+    text: &str,
+    name: &str,
+    folder: &Path,
+    environment: &[(String, String)],
+    files: Files,
+) -> Result<Config, Report> {
+    let (config, report) = examine(text, name, folder, environment, files);
+    config.ok_or(report)
+}
+
+/// As [`examine`], for the file at `path`; one that is missing, empty, unreadable or no text is an error.
+pub fn examine_file(path: &Path, environment: &[(String, String)], files: Files) -> (Option<Config>, Report) {
+    let name = path.display().to_string();
+    let folder = path.parent().unwrap_or(Path::new("."));
+    match read(path) {
+        Ok(text) => examine(&text, &name, folder, environment, files),
+        Err((message, fix)) => {
+            let mut findings = Findings::default();
+            findings.error(&Place::File, message, fix);
+            (None, findings.report(&name, ""))
+        }
+    }
+}
+
+/// Judges `text` and reports everything found, warnings too. There is no configuration if there is an
+/// error, nor, under [`Files::Optional`], if a value that is no secret could not be had. A secret that
+/// could not be had is then random bytes that nobody knows.
+pub fn examine(
+    text: &str,
+    name: &str,
+    folder: &Path,
+    environment: &[(String, String)],
+    files: Files,
+) -> (Option<Config>, Report) {
+    let mut findings = Findings::default();
+    let (document, torn) = document::parse(text, &mut findings);
+    let names = document.get_ref().get("integrations").and_then(|table| table.get_ref().as_table());
+    let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref()).collect();
+    let overrides = environment::Overrides::collect(environment, &names, &mut findings);
+    let mut written = Written { findings, overrides, torn, incomplete: false, folder, files, environment };
+    let config = usable::config(&mut written, document.get_ref());
+    (config, written.findings.report(name, text))
+}
+
+fn read(path: &Path) -> Result<String, (String, &'static str)> {
+    let begin = "give its place with --config, or write one with `relay init`";
+    let unreadable = |error: &std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => ("there is no such file".to_owned(), begin),
+        std::io::ErrorKind::PermissionDenied => {
+            ("this user is not allowed to read it".to_owned(), "run as its owner, or change its mode")
+        }
+        _ => (format!("it cannot be read: {error}"), begin),
+    };
+    let file = std::fs::File::open(path).map_err(|e| unreadable(&e))?;
+    if file.metadata().map_err(|e| unreadable(&e))?.is_dir() {
+        return Err(("it is a folder".to_owned(), "name the file in it"));
+    }
+    let mut bytes = Vec::new();
+    let most = u64::try_from(document::LARGEST).unwrap_or(u64::MAX);
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|e| unreadable(&e))?;
+    if bytes.len() > document::LARGEST {
+        return Err((format!("it is larger than {most} bytes"), "name relay's own configuration"));
+    }
+    let text =
+        String::from_utf8(bytes).map_err(|_| ("it is not UTF-8 text".to_owned(), "save it as UTF-8"))?;
+    if text.trim().is_empty() {
+        return Err(("it is empty".to_owned(), "write one with `relay init`"));
+    }
+    Ok(text)
+}
 
 /// Everything relay was told, checked.
 pub struct Config {

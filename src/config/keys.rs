@@ -1,0 +1,193 @@
+//! Every key that relay.toml may have, once. Unknown keys, wrong tables, overrides from the environment
+//! and the masking of secrets are all judged by this table.
+//!
+//! A key that a section reads but that is not listed here is refused as unknown, so the two cannot drift
+//! apart unseen. Nothing is ever read here.
+
+use super::suggest;
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One value: text, a number, a switch. May come from the environment.
+    Scalar,
+    /// One value that must never be seen, nor stand literally in the file. May come from the environment.
+    Secret,
+    /// A list or a table.
+    Compound,
+}
+
+use Kind::{Compound, Scalar, Secret};
+
+/// A table of relay.toml and its keys. `*` stands for a name that people choose.
+pub(super) struct Shape {
+    /// Its dotted path.
+    pub(super) path: &'static str,
+    /// How to name it to people.
+    pub(super) shown: &'static str,
+    /// Its keys; empty where people choose them.
+    pub(super) keys: &'static [(&'static str, Kind)],
+}
+
+/// The tables, each before its own children.
+pub(super) const SHAPES: &[Shape] = &[
+    Shape {
+        path: "",
+        shown: "relay.toml",
+        keys: &[
+            ("server", Compound),
+            ("callers", Compound),
+            ("keys", Compound),
+            ("store", Compound),
+            ("audit", Compound),
+            ("admin", Compound),
+            ("integrations", Compound),
+        ],
+    },
+    Shape {
+        path: "server",
+        shown: "[server]",
+        keys: &[
+            ("listen", Scalar),
+            ("admin_listen", Scalar),
+            ("public_url", Scalar),
+            ("workers", Scalar),
+            ("grace", Scalar),
+            ("limits", Compound),
+        ],
+    },
+    Shape {
+        path: "server.limits",
+        shown: "[server.limits]",
+        keys: &[
+            ("head_bytes", Scalar),
+            ("head_fields", Scalar),
+            ("head_timeout", Scalar),
+            ("connections", Scalar),
+            ("in_flight_per_customer", Scalar),
+            ("record_cache_bytes", Scalar),
+            ("data_keys", Scalar),
+            ("idle_per_origin", Scalar),
+            ("idle_timeout", Scalar),
+        ],
+    },
+    Shape {
+        path: "callers",
+        shown: "[callers]",
+        keys: &[
+            ("jwks", Scalar),
+            ("key", Secret),
+            ("issuer", Scalar),
+            ("audience", Scalar),
+            ("algorithms", Compound),
+            ("customer", Scalar),
+            ("secret", Scalar),
+            ("max_lifetime", Scalar),
+            ("leeway", Scalar),
+        ],
+    },
+    Shape { path: "keys", shown: "[keys]", keys: &[("provider", Scalar), ("file", Scalar)] },
+    Shape { path: "store", shown: "[store]", keys: &[("engine", Scalar), ("path", Scalar)] },
+    Shape { path: "audit", shown: "[audit]", keys: &[("path", Scalar), ("durability", Scalar)] },
+    Shape { path: "admin", shown: "[admin]", keys: &[("token", Secret)] },
+    Shape { path: "integrations", shown: "[integrations]", keys: &[] },
+    Shape {
+        path: "integrations.*",
+        shown: "[integrations.NAME]",
+        keys: &[
+            ("upstream", Scalar),
+            ("inject", Compound),
+            ("fields", Compound),
+            ("allow", Compound),
+            ("deny", Compound),
+            ("ca_file", Scalar),
+            ("private_cidrs", Compound),
+            ("plaintext_danger", Scalar),
+            ("timeout", Compound),
+            ("cookies", Scalar),
+            ("isolate", Scalar),
+            ("on_reflect", Scalar),
+            ("rate", Scalar),
+        ],
+    },
+    Shape {
+        path: "integrations.*.inject",
+        shown: "inject of [integrations.NAME]",
+        keys: &[("header", Scalar), ("value", Scalar)],
+    },
+    Shape { path: "integrations.*.fields", shown: "[integrations.NAME.fields]", keys: &[] },
+    Shape {
+        path: "integrations.*.fields.*",
+        shown: "[integrations.NAME.fields.FIELD]",
+        keys: &[("label", Scalar), ("secret", Scalar), ("scrub", Scalar)],
+    },
+    Shape {
+        path: "integrations.*.timeout",
+        shown: "[integrations.NAME.timeout]",
+        keys: &[("connect", Scalar), ("first_byte", Scalar), ("idle", Scalar)],
+    },
+];
+
+/// Words that other programs use for what relay calls otherwise.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("base", "upstream"),
+    ("base_url", "upstream"),
+    ("url", "upstream"),
+    ("target", "upstream"),
+    ("headers", "inject"),
+    ("tenant", "customer"),
+    ("bind", "listen"),
+    ("address", "listen"),
+    ("threads", "workers"),
+];
+
+/// Words under which people write a credential into an integration.
+const CREDENTIALS: &[&str] =
+    &["token", "key", "secret", "password", "credential", "api_key", "apikey", "access_token", "auth"];
+
+/// The shape at `path`, names that people chose replaced by `*`.
+pub(super) fn shape(path: &str) -> Option<&'static Shape> {
+    SHAPES.iter().find(|shape| shape.path == path)
+}
+
+/// What `key` of the table at `path` holds, if there is such a key.
+pub(super) fn kind(path: &str, key: &str) -> Option<Kind> {
+    shape(path)?.keys.iter().find(|(name, _)| *name == key).map(|(_, kind)| *kind)
+}
+
+/// Every key as (the table's dotted path, the key): `("server.limits", "head_bytes")`; `*` stands for a
+/// name that people choose.
+pub fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SHAPES.iter().flat_map(|shape| shape.keys.iter().map(|(key, _)| (shape.path, *key)))
+}
+
+/// What is known about an unknown `key` of the table at `path`: the end of the message, and the fix.
+pub(super) fn meant(path: &str, key: &str) -> (String, String) {
+    let here = shape(path).map(|shape| shape.keys).unwrap_or_default();
+    let names = || here.iter().map(|(name, _)| *name);
+    let word = key.to_ascii_lowercase();
+    if path.starts_with("integrations.*") && CREDENTIALS.contains(&word.as_str()) {
+        return (
+            String::new(),
+            "no credential stands in relay.toml: seal it with `relay secret add --integration NAME`"
+                .to_owned(),
+        );
+    }
+    let elsewhere = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word).map(|(_, ours)| *ours);
+    let near =
+        elsewhere.filter(|ours| names().any(|n| n == *ours)).or_else(|| suggest::nearest(key, names()));
+    if let Some(near) = near {
+        return (format!("; did you mean \"{near}\"?"), format!("write {near}"));
+    }
+    let owners: Vec<&str> = SHAPES
+        .iter()
+        .filter(|shape| shape.path != path && shape.keys.iter().any(|(name, _)| *name == key))
+        .map(|shape| shape.shown)
+        .collect();
+    if !owners.is_empty() {
+        let owners = owners.join(" or ");
+        return (format!("; it belongs to {owners}"), format!("move it to {owners}"));
+    }
+    let all: Vec<&str> = names().collect();
+    (String::new(), format!("the keys here are {}", all.join(", ")))
+}

@@ -1,0 +1,57 @@
+//! `fields`: what a secret of an integration is made of.
+//!
+//! Only names, labels and flags; a value here would be a credential in relay.toml and is refused.
+
+use super::super::FieldSetting;
+use super::super::report::Place;
+use super::super::written::{Table, Written};
+use crate::model::{FieldName, FieldSpec};
+
+/// The fields in the order of the text, each with its place; one secret field `token` unless given.
+pub(super) fn fields(written: &mut Written<'_>, integration: &Table<'_>) -> Vec<(FieldSetting, Place)> {
+    let table = written.child(integration, "fields", "integrations.*.fields");
+    if integration.entry("fields").is_none() {
+        return default_field(&integration.place).into_iter().collect();
+    }
+    let mut fields = Vec::new();
+    for (name, place, _) in table.in_order() {
+        let entry = written.child(&table, name, "integrations.*.fields.*");
+        match FieldName::parse(name) {
+            Ok(name) => fields.push((field(written, &entry, name), place)),
+            Err(wanted) => written.findings.error(&place, wanted.to_string(), "name it like this: api_key"),
+        }
+    }
+    if table.exists() && table.in_order().is_empty() {
+        let fix = "leave fields away for one secret field, \"token\", or name the fields";
+        written.findings.error(&table.place, format!("{} is empty", table.shown), fix);
+    } else if !fields.is_empty() && !fields.iter().any(|(field, _)| field.spec.secret) {
+        let message = format!("{} has no secret field: nothing is scrubbed from answers", table.shown);
+        written.findings.warning(&table.place, message, "leave secret = false away where a value is one");
+    }
+    fields
+}
+
+fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
+    let name = FieldName::parse("token").ok()?;
+    let spec = FieldSpec { name, secret: true };
+    Some((FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false }, place.clone()))
+}
+
+fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> FieldSetting {
+    let label = written.text(table, "label").map_or_else(|| name.to_string(), |given| given.value);
+    if label.is_empty() || label.len() > 80 || label.chars().any(char::is_control) {
+        let message = format!("{} label is 1 to 80 bytes without control characters", table.shown);
+        written.findings.error(
+            &table.place_of("label"),
+            message,
+            "write what to call it when asking a person",
+        );
+    }
+    let secret = written.switch(table, "secret").is_none_or(|given| given.value);
+    let scrub_off_danger = written.choice(table, "scrub", &[("off_danger", true)], &[]).unwrap_or(false);
+    if scrub_off_danger && !secret {
+        let message = format!("{} is not secret, so it is never scrubbed anyway", table.shown);
+        written.findings.warning(&table.place_of("scrub"), message, "leave scrub away");
+    }
+    FieldSetting { spec: FieldSpec { name, secret }, label, scrub_off_danger }
+}

@@ -1,0 +1,196 @@
+//! `[integrations.NAME]`: one third-party API each.
+//!
+//! The origin is fixed here and nowhere else. What is unclear (an empty `allow`, plaintext without a
+//! private address) is refused, so that no request has to be.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::super::rule::Rule;
+use super::super::written::{Table, Written};
+use super::super::{Integration, OnReflect, Timeouts};
+use super::{fields, placement, upstream};
+use crate::model::{IntegrationName, Origin};
+
+/// Reads every integration, in the order of the file.
+pub(super) fn integrations(written: &mut Written<'_>, root: &Table<'_>) -> Vec<Integration> {
+    let table = written.child(root, "integrations", "integrations");
+    let all = table.in_order();
+    if all.is_empty() && !written.torn {
+        let message = "there is no integration: relay would refuse every request";
+        written.findings.warning(&table.place, message, "add [integrations.NAME] with upstream and inject");
+    }
+    let mut integrations = Vec::new();
+    for (name, place, _) in all {
+        let entry = written.child(&table, name, "integrations.*");
+        let read = entry.exists().then(|| integration(written, &entry)).flatten();
+        match IntegrationName::parse(name) {
+            Ok(name) => integrations.extend(read.map(|read| Integration { name, ..read })),
+            Err(wanted) => {
+                written.findings.error(
+                    &place,
+                    wanted.to_string(),
+                    "name it like this: [integrations.my_erp]",
+                );
+            }
+        }
+    }
+    integrations
+}
+
+/// Everything but the name, for which a stand-in is left.
+fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integration> {
+    let private_cidrs = private_cidrs(written, table);
+    let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
+    let address = address(written, table, plaintext_danger, !private_cidrs.is_empty());
+    let fields = fields::fields(written, table);
+    let inject = placement::placements(written, table, &fields);
+    let allow = rules(written, table, "allow");
+    let deny = rules(written, table, "deny");
+    let ca_file = ca_file(written, table);
+    let timeout = timeout(written, table);
+    let cookies = written.switch(table, "cookies").is_some_and(|given| given.value);
+    let isolate = written.choice(table, "isolate", &[("customer", true)], &[]);
+    let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
+    let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
+    let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
+    let (origin, base_path) = address?;
+    Some(Integration {
+        name: IntegrationName::parse("unnamed").ok()?,
+        origin,
+        base_path,
+        fields: fields.into_iter().map(|(field, _)| field).collect(),
+        inject,
+        allow,
+        deny,
+        ca_file,
+        ca_pem: None,
+        private_cidrs,
+        plaintext_danger,
+        timeout,
+        cookies,
+        isolate_customers: isolate.unwrap_or(false),
+        on_reflect,
+        rate: rate.and_then(|rate| u32::try_from(rate).ok()),
+    })
+}
+
+fn address(
+    written: &mut Written<'_>,
+    table: &Table<'_>,
+    plaintext_danger: bool,
+    private: bool,
+) -> Option<(Origin, String)> {
+    let fix = "write where the vendor is: upstream = \"https://api.vendor.example\"";
+    let given = written.needed_text(table, "upstream", fix)?;
+    let (origin, base_path) = match upstream::parse(&given.value) {
+        Ok(address) => address,
+        Err((problem, fix)) => {
+            // A user, a query or a fragment may be a credential.
+            if given.value.contains(['@', '?', '#']) {
+                written.mask(&given.place);
+            }
+            written.findings.error(&given.place, format!("{} upstream {problem}", table.shown), fix);
+            return None;
+        }
+    };
+    let opened = plaintext_danger && private;
+    if !origin.is_secure() && !opened {
+        let message = format!("{} upstream is http: the credential would go out in the clear", table.shown);
+        let fix = "write https://, or for a private address plaintext_danger = true with private_cidrs";
+        written.findings.error(&given.place, message, fix);
+    }
+    if origin.is_secure() && plaintext_danger {
+        let message = format!("{} plaintext_danger changes nothing for an https upstream", table.shown);
+        written.findings.warning(&table.place_of("plaintext_danger"), message, "leave it away");
+    }
+    Some((origin, base_path))
+}
+
+fn rules(written: &mut Written<'_>, table: &Table<'_>, key: &str) -> Vec<Rule> {
+    let Some(given) = written.texts(table, key) else { return Vec::new() };
+    let empty_list =
+        table.entry(key).and_then(|value| value.get_ref().as_array()).is_some_and(|a| a.is_empty());
+    if key == "allow" && empty_list {
+        let message = format!("{} allow is an empty list: everything, or nothing?", table.shown);
+        let fix =
+            "leave allow away to allow anything below upstream, or write deny = [\"* /**\"] for nothing";
+        written.findings.error(&given.place, message, fix);
+    }
+    let mut rules = Vec::new();
+    for text in given.value {
+        match Rule::parse(&text.value) {
+            Ok(rule) => rules.push(rule),
+            Err(problem) => {
+                let message = format!("{} {key}: {problem}", table.shown);
+                written.findings.error(
+                    &text.place,
+                    message,
+                    "write it like \"GET /users/*\" or \"* /files/**\"",
+                );
+            }
+        }
+    }
+    rules
+}
+
+fn private_cidrs(written: &mut Written<'_>, table: &Table<'_>) -> Vec<IpNet> {
+    let Some(given) = written.texts(table, "private_cidrs") else { return Vec::new() };
+    let mut networks = Vec::new();
+    for text in given.value {
+        let fix = "write a network such as \"10.1.0.0/16\", or one address as \"10.1.2.3/32\"";
+        match text.value.parse::<IpNet>() {
+            Err(_) => {
+                let message = format!("{} private_cidrs: this is no network", table.shown);
+                written.findings.error(&text.place, message, fix);
+            }
+            Ok(network) if network.trunc() != network => {
+                let message =
+                    format!("{} private_cidrs: this address has bits behind its prefix", table.shown);
+                let network = network.trunc();
+                written.findings.error(
+                    &text.place,
+                    message,
+                    format!("write \"{network}\", or a longer prefix"),
+                );
+            }
+            Ok(network) => {
+                if network.prefix_len() == 0 {
+                    let message = format!("{} private_cidrs opens every private address", table.shown);
+                    written.findings.warning(&text.place, message, "name the vendor's own network");
+                }
+                networks.push(network);
+            }
+        }
+    }
+    networks
+}
+
+fn ca_file(written: &mut Written<'_>, table: &Table<'_>) -> Option<PathBuf> {
+    if written.absent(table, "ca_file") {
+        return None;
+    }
+    let given = written.path(table, "ca_file", "ca.pem")?;
+    let name = format!("{} ca_file", table.shown);
+    written.expect_file(
+        &name,
+        &given.value,
+        &given.place,
+        "put the vendor's root certificates there, as PEM",
+    );
+    Some(given.value)
+}
+
+fn timeout(written: &mut Written<'_>, integration: &Table<'_>) -> Timeouts {
+    let table = written.child(integration, "timeout", "integrations.*.timeout");
+    let default = Timeouts::default();
+    let least = Duration::from_millis(10);
+    let hour = Duration::from_secs(3600);
+    Timeouts {
+        connect: written.duration(&table, "connect", least..=Duration::from_secs(60), default.connect),
+        first_byte: written.duration(&table, "first_byte", least..=hour, default.first_byte),
+        idle: written.duration(&table, "idle", least..=24 * hour, default.idle),
+    }
+}

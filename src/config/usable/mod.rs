@@ -1,0 +1,123 @@
+//! What was typed becomes what is usable: one file per section, each judging its own.
+//!
+//! A section always answers, with defaults in place of what was wrong; whether the whole may be used is
+//! decided once, by whether an error was noted. What must never enter: TOML, a file's contents.
+
+mod callers;
+mod fields;
+mod integration;
+mod placement;
+mod server;
+mod upstream;
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use super::report::Place;
+use super::written::{Given, Table, Written};
+use super::{Admin, Audit, Config, Keys, StoreChoice};
+use crate::audit::Durability;
+use crate::secret::Secret;
+
+/// Reads every section. `None` if any of it was wrong or could not be had.
+pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Option<Config> {
+    let root = written.root(document);
+    let server = server::server(written, &root);
+    let callers = callers::callers(written, &root);
+    let keys = keys(written, &root);
+    let store = store(written, &root);
+    let audit = audit(written, &root);
+    let admin = admin(written, &root);
+    let integrations = integration::integrations(written, &root);
+    one_path_one_use(written, (keys.as_ref(), store.as_ref(), audit.as_ref().map(|a| &a.path)));
+    let overrides = std::mem::take(&mut written.overrides);
+    overrides.report_unused(&mut written.findings);
+    if written.findings.has_errors() || written.incomplete {
+        return None;
+    }
+    let audit = audit?;
+    Some(Config {
+        server,
+        callers: callers?,
+        keys: Keys::Local { file: keys?.value },
+        store: StoreChoice::Sled { path: store?.value },
+        audit: Audit { path: Some(audit.path.value), durability: audit.durability },
+        admin: Admin { token: admin? },
+        integrations,
+    })
+}
+
+/// The table of a section that must be there; `why` says what relay would do without it.
+fn section<'d>(written: &mut Written<'_>, root: &Table<'d>, name: &'static str, why: &str) -> Table<'d> {
+    let table = written.child(root, name, name);
+    if root.entry(name).is_none() && !written.torn {
+        let message = format!("there is no [{name}] section: {why}");
+        written.findings.error(
+            &Place::File,
+            message,
+            format!("add [{name}]; `relay init` writes a whole file"),
+        );
+    }
+    table
+}
+
+type GivenPath = Given<std::path::PathBuf>;
+
+fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<GivenPath> {
+    let table = section(written, root, "keys", "nothing could be sealed");
+    let later = ["aws", "gcp", "azure", "transit"];
+    if written.absent(&table, "provider") {
+        written.missing(&table, "provider", "write provider = \"local\"");
+    } else {
+        written.choice(&table, "provider", &[("local", ())], &later)?;
+    }
+    let file = written.path(&table, "file", "relay.key")?;
+    written.expect_file("[keys] file", &file.value, &file.place, "make it with `relay init`");
+    Some(file)
+}
+
+fn store(written: &mut Written<'_>, root: &Table<'_>) -> Option<GivenPath> {
+    let table = section(written, root, "store", "no secret could be kept");
+    if !written.absent(&table, "engine") {
+        written.choice(&table, "engine", &[("sled", ())], &["postgres"])?;
+    }
+    written.path(&table, "path", "relay.db")
+}
+
+struct AuditFile {
+    path: GivenPath,
+    durability: Durability,
+}
+
+fn audit(written: &mut Written<'_>, root: &Table<'_>) -> Option<AuditFile> {
+    let table = section(written, root, "audit", "relay uses no secret that it cannot record");
+    let words = [("written", Durability::Written), ("synced", Durability::Synced)];
+    let durability = written.choice(&table, "durability", &words, &[]).unwrap_or(Durability::Written);
+    let path = written.path(&table, "path", "audit.jsonl")?;
+    Some(AuditFile { path, durability })
+}
+
+fn admin(written: &mut Written<'_>, root: &Table<'_>) -> Option<Secret> {
+    let table = section(written, root, "admin", "nobody could add a secret");
+    if written.absent(&table, "token") {
+        written.missing(&table, "token", "write token = \"file:admin.token\"");
+    }
+    Some(written.secret(&table, "token", 32)?.value)
+}
+
+/// The key, the store and the audit would each destroy what another wrote to the same path.
+fn one_path_one_use(
+    written: &mut Written<'_>,
+    (keys, store, audit): (Option<&GivenPath>, Option<&GivenPath>, Option<&GivenPath>),
+) {
+    let mut seen: Vec<(&'static str, &Path)> = Vec::new();
+    for (name, given) in [("[keys] file", keys), ("[store] path", store), ("[audit] path", audit)] {
+        let Some(given) = given else { continue };
+        if let Some((other, _)) = seen.iter().find(|(_, path)| *path == given.value) {
+            let message = format!("{name} is the same path as {other}");
+            written.findings.error(&given.place, message, "give each its own");
+        }
+        seen.push((name, &given.value));
+    }
+}
