@@ -14,7 +14,8 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
 use crate::kms::cached::DataKeys;
-use crate::net::pool::{Outgoing, Pool};
+use crate::net::body::Outgoing;
+use crate::net::pool::Pool;
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
@@ -92,7 +93,8 @@ async fn relay(
     let answer = loop {
         let line = connect(&worker.pool, &opened, outgoing.is_some()).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
-        let out = outgoing.take().unwrap_or_else(|| Outgoing::new(body.take(), trail.bytes_in()));
+        let out = outgoing.take().or_else(|| body.take().map(Outgoing::streaming)).unwrap_or_else(Outgoing::empty);
+        trail.uploads(out.meter());
         let armed = inject(&opened, credential, head, out)?;
         match send(line, armed).await? {
             Sent::Answer(answer) => break answer,

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::Admin;
 use super::door::Denied;
-use crate::store::Store;
 
 /// Where the newest anchor stands in the store.
 pub const ANCHOR: &str = "audit-anchor";

@@ -46,8 +46,14 @@ impl IntoResponse for Denied {
     }
 }
 
-impl<E: Into<Refusal>> From<E> for Denied {
-    fn from(error: E) -> Self {
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl From<SealError> for Denied {
+    fn from(error: SealError) -> Self {
         Self(error.into())
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use http::Method;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
 use super::Context;
@@ -71,9 +72,13 @@ impl Target {
     pub async fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value, Failure> {
         let mut bearer = b"Bearer ".to_vec();
         bearer.extend_from_slice(self.token.expose());
-        let mut headers = vec![("authorization".to_owned(), bearer)];
+        let mut bearer = HeaderValue::from_bytes(&bearer)
+            .map_err(|_| Failure::new(Exit::Usage, "the admin token is not visible ASCII"))?;
+        bearer.set_sensitive(true);
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, bearer);
         if body.is_some() {
-            headers.push(("content-type".to_owned(), b"application/json".to_vec()));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let request = FetchRequest {
             method,

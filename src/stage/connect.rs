@@ -3,7 +3,8 @@
 //! Stands before [`super::unseal`], so that a vendor that cannot be reached never cost a decryption. What
 //! must never enter: a credential.
 
-use crate::net::pool::{ConnectError, Line, Pool};
+use crate::net::line::Line;
+use crate::net::pool::{ConnectError, Pool};
 use crate::refusal::{Code, Refusal};
 use crate::stage::record::Opened;
 

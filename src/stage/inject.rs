@@ -16,7 +16,7 @@ use crate::config::Placement;
 use crate::config::template::{Part, Template};
 use crate::envelope::check_value;
 use crate::model::FieldName;
-use crate::net::pool::Outgoing;
+use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
 use crate::stage::authenticate::is_slot;

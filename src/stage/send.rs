@@ -6,7 +6,8 @@
 
 use http::{Method, Response};
 
-use crate::net::pool::{Line, Outgoing, SendError, VendorBody};
+use crate::net::body::{Outgoing, VendorBody};
+use crate::net::line::{Line, SendError};
 use crate::refusal::{Code, Refusal};
 use crate::stage::inject::{Armed, Planted};
 
@@ -37,7 +38,7 @@ pub async fn send(line: Line, armed: Armed) -> Result<Sent, Refusal> {
     match line.send(request).await {
         Ok(response) => Ok(Sent::Answer(Answer { response, planted })),
         Err(SendError::Unsent(request)) if reused => Ok(Sent::Again(request.into_body())),
-        Err(SendError::ClosedEarly(body)) if repeatable => Ok(Sent::Again(body)),
+        Err(SendError::ClosedEarly) if repeatable => Ok(Sent::Again(Outgoing::empty())),
         Err(error) => Err(error.into()),
     }
 }
@@ -45,8 +46,9 @@ pub async fn send(line: Line, armed: Armed) -> Result<Sent, Refusal> {
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         let code = match &error {
-            SendError::Timeout => Code::VendorTimeout,
-            SendError::Unsent(_) | SendError::ClosedEarly(_) | SendError::Broken(_) => Code::VendorBroken,
+            SendError::Timeout(_) => Code::VendorTimeout,
+            SendError::Upload(_) => Code::RequestMalformed,
+            SendError::Unsent(_) | SendError::ClosedEarly | SendError::Broken(_) => Code::VendorBroken,
         };
         Self::from(code).because(error)
     }

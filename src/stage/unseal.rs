@@ -8,7 +8,7 @@ use crate::envelope::{self, EnvelopeError};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
 use crate::model::FieldName;
-use crate::net::pool::Line;
+use crate::net::line::Line;
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Field, Secret};
 use crate::stage::record::Opened;

@@ -18,6 +18,7 @@ use crate::audit::chain::Chain;
 use crate::audit::{AuditError, Event, Kind};
 use crate::metrics::Metrics;
 use crate::model::{Customer, RequestId, SecretId};
+use crate::net::body::Meter;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity};
 use crate::stage::authorize::Grant;
@@ -74,7 +75,7 @@ struct Outcome {
     status: u16,
     code: Option<&'static str>,
     note: Option<String>,
-    bytes_in: Rc<Cell<u64>>,
+    bytes_in: Meter,
     bytes_out: u64,
     reflected: bool,
 }
@@ -138,9 +139,9 @@ impl Trail {
         };
     }
 
-    /// Where the body's bytes from the app are counted.
-    pub fn bytes_in(&self) -> Rc<Cell<u64>> {
-        self.outcome.borrow().bytes_in.clone()
+    /// The body's bytes from the app are counted here.
+    pub fn uploads(&self, meter: Meter) {
+        self.outcome.borrow_mut().bytes_in = meter;
     }
 
     /// The vendor's answer is about to be passed on with this status.
@@ -239,7 +240,7 @@ impl Trail {
         if kind != Kind::Intent {
             event.status = (outcome.status != 0).then_some(outcome.status);
             event.code = outcome.code;
-            event.bytes_in = Some(outcome.bytes_in.get());
+            event.bytes_in = Some(outcome.bytes_in.bytes());
             event.bytes_out = Some(outcome.bytes_out);
             event.reflected = outcome.reflected.then_some(true);
             event.ms = u64::try_from(self.started.elapsed().as_millis()).ok();
