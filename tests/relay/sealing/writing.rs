@@ -112,7 +112,7 @@ async fn what_was_added_is_sealed_and_opens_for_its_own_customer() {
     assert_eq!((head.version, head.highest_version, head.changes, head.state), (1, 1, 0, State::Active));
     assert_eq!(head.origin.to_string(), "https://slack.com");
     assert_eq!(bench.sealer.show(told.id).await.unwrap(), told);
-    assert_eq!(bench.sealer.list(&customer("acme"), None, 10).await.unwrap(), [told.clone()]);
+    assert_eq!(bench.sealer.list(&customer("acme"), None, 10).await.unwrap(), std::slice::from_ref(&told));
     assert!(bench.sealer.list(&customer("globex"), None, 10).await.unwrap().is_empty());
     assert!(bench.sealer.list(&customer("acme"), Some(told.id), 10).await.unwrap().is_empty());
 }
@@ -144,11 +144,15 @@ async fn the_same_value_has_the_same_fingerprint_and_after_a_restart_too() {
     assert_ne!(one.fingerprint, other.fingerprint);
 }
 
+/// An integration, the fields given for it, the field blamed, and the mistake.
+type Given<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+type Spoil = fn(&mut NewSecret);
+
 #[tokio::test]
 async fn a_value_that_no_header_can_carry_is_refused_without_being_told() {
     let bench = Bench::fresh().await;
     let long = format!("canary{}", "a".repeat(64 * 1024));
-    let rows: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let rows: &[Given<'_>] = &[
         ("slack", &[("token", "canary-12\r\nhost: evil")], "token", "a line break"),
         ("slack", &[("token", "canary-12\n")], "token", "a trailing line break"),
         ("slack", &[("token", "canary\0-12345")], "token", "NUL"),
@@ -185,12 +189,12 @@ async fn short_values_are_taken_where_nothing_secret_or_nothing_scrubbed_is_shor
 #[tokio::test]
 async fn what_stands_beside_the_values_is_checked_too() {
     let bench = Bench::fresh().await;
-    let with = |change: fn(&mut NewSecret)| {
+    let with = |change: Spoil| {
         let mut new = slack();
         change(&mut new);
         new
     };
-    let rows: &[(&str, fn(&mut NewSecret))] = &[
+    let rows: &[(&str, Spoil)] = &[
         ("label", |new| new.label.clear()),
         ("label", |new| new.label = "a".repeat(201)),
         ("label", |new| new.label = "a\u{1b}[31m".to_owned()),
