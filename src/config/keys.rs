@@ -161,10 +161,17 @@ pub fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
     SHAPES.iter().flat_map(|shape| shape.keys.iter().map(|(key, _)| (shape.path, *key)))
 }
 
+/// The key of the table at `path` that was probably meant by `key`, which is none.
+pub(super) fn near(path: &str, key: &str) -> Option<&'static str> {
+    let word = key.to_ascii_lowercase();
+    let names = || shape(path).into_iter().flat_map(|shape| shape.keys.iter().map(|(name, _)| *name));
+    let elsewhere = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word).map(|(_, ours)| *ours);
+    elsewhere.filter(|ours| names().any(|name| name == *ours)).or_else(|| suggest::nearest(key, names()))
+}
+
 /// What is known about an unknown `key` of the table at `path`: the end of the message, and the fix.
 pub(super) fn meant(path: &str, key: &str) -> (String, String) {
     let here = shape(path).map(|shape| shape.keys).unwrap_or_default();
-    let names = || here.iter().map(|(name, _)| *name);
     let word = key.to_ascii_lowercase();
     if path.starts_with("integrations.*") && CREDENTIALS.contains(&word.as_str()) {
         return (
@@ -173,10 +180,7 @@ pub(super) fn meant(path: &str, key: &str) -> (String, String) {
                 .to_owned(),
         );
     }
-    let elsewhere = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word).map(|(_, ours)| *ours);
-    let near =
-        elsewhere.filter(|ours| names().any(|n| n == *ours)).or_else(|| suggest::nearest(key, names()));
-    if let Some(near) = near {
+    if let Some(near) = near(path, key) {
         return (format!("; did you mean \"{near}\"?"), format!("write {near}"));
     }
     let owners: Vec<&str> = SHAPES
@@ -188,6 +192,6 @@ pub(super) fn meant(path: &str, key: &str) -> (String, String) {
         let owners = owners.join(" or ");
         return (format!("; it belongs to {owners}"), format!("move it to {owners}"));
     }
-    let all: Vec<&str> = names().collect();
+    let all: Vec<&str> = here.iter().map(|(name, _)| *name).collect();
     (String::new(), format!("the keys here are {}", all.join(", ")))
 }

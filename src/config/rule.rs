@@ -58,8 +58,39 @@ impl Rule {
                 _ => return false,
             }
         }
-        self.rest || given.next().is_none()
+        self.rest == given.next().is_some()
     }
+
+    /// Whether this rule, as one of `deny`, covers a request. A vendor may decode an escape that `matches`
+    /// takes as it is written, so a denied path stays denied however it is escaped, up to twice over.
+    pub fn denies(&self, method: &Method, path: &str) -> bool {
+        if self.matches(method, path) {
+            return true;
+        }
+        let once = decoded(path);
+        once != path && (self.matches(method, &once) || self.matches(method, &decoded(&once)))
+    }
+}
+
+/// `path` with every percent escape (RFC 3986 section 2.1) replaced by what it stands for.
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digit = |at: usize| behind.get(at).and_then(|d| char::from(*d).to_digit(16));
+        let escaped = digit(0).zip(digit(1)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        match (first, escaped) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = behind.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// `*` stands for any run of bytes inside a segment that has no encoded slash.
@@ -107,6 +138,22 @@ mod tests {
         for (rule, method, path, wanted, mistake) in rows {
             let rule = Rule::parse(rule).unwrap();
             assert_eq!(rule.matches(&method.parse().unwrap(), path), wanted, "{mistake}");
+        }
+    }
+
+    #[test]
+    fn a_denied_path_stays_denied_however_it_is_escaped() {
+        let rule = Rule::parse("* /admin/**").unwrap();
+        let rows = [
+            ("/admin/x", true, "as written"),
+            ("/%61dmin/x", true, "an escaped letter"),
+            ("/admin%2Fx", true, "an escaped slash"),
+            ("/admin%252fx", true, "a slash escaped twice"),
+            ("/other/admin/x", false, "somewhere else"),
+            ("/100%/x", false, "a percent sign that is no escape"),
+        ];
+        for (path, wanted, mistake) in rows {
+            assert_eq!(rule.denies(&Method::GET, path), wanted, "{mistake}");
         }
     }
 

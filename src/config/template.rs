@@ -89,6 +89,6 @@ impl Template {
 }
 
 fn field(text: &str) -> Result<FieldName, String> {
-    let name = text.trim();
-    FieldName::parse(name).map_err(|wanted| format!("{name:?} is no field name: {wanted}"))
+    // What stands there instead may be the credential itself, so it is not repeated.
+    FieldName::parse(text.trim()).map_err(|wanted| wanted.to_string())
 }

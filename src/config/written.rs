@@ -41,6 +41,13 @@ impl<'d> Table<'d> {
         self.entries.is_some()
     }
 
+    /// Whether `key` stands there under a wrong name, which is reported as that.
+    pub(super) fn misspells(&self, key: &str) -> bool {
+        let unknown = |name: &&Spanned<_>| keys::kind(self.pattern, name_of(name)).is_none();
+        let mut names = self.entries.into_iter().flat_map(|entries| entries.keys()).filter(unknown);
+        names.any(|name| keys::near(self.pattern, name_of(name)) == Some(key))
+    }
+
     /// The entry under `key`.
     pub(super) fn entry(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
         self.entries?.get(key)
@@ -286,7 +293,7 @@ impl<'a> Written<'a> {
 
     /// Reports that `key` is not there, at the table's header. Quiet where the text could not be read.
     pub(super) fn missing(&mut self, table: &Table<'_>, key: &str, fix: &str) {
-        if !self.torn && table.exists() {
+        if !self.torn && table.exists() && !table.misspells(key) {
             self.findings.error(&table.place, format!("{} has no {key}", table.shown), fix);
         }
     }
@@ -367,6 +374,10 @@ impl<'a> Written<'a> {
             }
         }
     }
+}
+
+fn name_of<'k>(name: &'k Spanned<toml::de::DeString<'_>>) -> &'k str {
+    name.get_ref()
 }
 
 /// What kind of value it is, with its article.

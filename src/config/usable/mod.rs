@@ -51,7 +51,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
 /// The table of a section that must be there; `why` says what relay would do without it.
 fn section<'d>(written: &mut Written<'_>, root: &Table<'d>, name: &'static str, why: &str) -> Table<'d> {
     let table = written.child(root, name, name);
-    if root.entry(name).is_none() && !written.torn {
+    if root.entry(name).is_none() && !root.misspells(name) && !written.torn {
         let message = format!("there is no [{name}] section: {why}");
         written.findings.error(
             &Place::File,

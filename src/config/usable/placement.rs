@@ -135,6 +135,8 @@ fn template(
     let template = match Template::parse(&given.value) {
         Ok(template) => template,
         Err(problem) => {
+            // It may be a credential, typed where a template belongs.
+            written.mask(&given.place);
             written.findings.error(&given.place, format!("{}: {problem}", table.shown), fix);
             return None;
         }
@@ -152,7 +154,7 @@ fn template(
         let near = suggest::nearest(name.as_str(), known());
         let hint = near.map(|near| format!("; did you mean {{{near}}}?")).unwrap_or_default();
         let message = format!("{}: {{{name}}} is not one of its fields{hint}", table.shown);
-        let there: Vec<&str> = known().collect();
+        let there: Vec<String> = known().map(|name| format!("{{{name}}}")).collect();
         let fix = match near {
             Some(near) => format!("write {{{near}}}"),
             None => format!("use {}, or declare it in fields", there.join(", ")),

@@ -20,8 +20,9 @@ pub(super) fn server(written: &mut Written<'_>, root: &Table<'_>) -> Server {
     let listen = address(written, &table, "listen", 8480);
     let admin_listen = address(written, &table, "admin_listen", 8481);
     if overlap(listen.value, admin_listen.value) {
+        let given = [&admin_listen.place, &listen.place].into_iter().find(|place| **place != table.place);
         written.findings.error(
-            &admin_listen.place,
+            given.unwrap_or(&table.place),
             "[server] listen and admin_listen are the same address",
             "give admin_listen another port: operators and apps never share one",
         );
