@@ -15,14 +15,11 @@ use std::time::{Duration, Instant};
 use sled::{Batch, Db, Tree};
 use tokio::sync::broadcast;
 
-use super::folder::{self, OpenError, is_full};
+use super::folder::{self, HEADROOM, OpenError, is_full};
 use crate::store::{Change, StoreError};
 
 /// How many changes a receiver may be behind before it has lagged.
 const FEED: usize = 1024;
-/// Free bytes below which a write is refused before sled meets the full disk, which would close it and
-/// cost the reads too: sled cannot open on a full disk. Two segments for the log, the rest for its cleaner.
-const HEADROOM: u64 = 8 << 20;
 /// Least time between two attempts to reopen.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
 
@@ -65,14 +62,24 @@ impl Engine {
         self.feed.subscribe()
     }
 
-    /// Reads while no write is half-applied. A read that fails closes nothing: other rows may be whole.
-    pub(super) fn read<T>(&self, work: impl FnOnce(&Tree) -> Result<T, Fault>) -> Result<T, StoreError> {
-        let (_, done) = self.run(|open| {
-            let _turn = open.turn.read().unwrap_or_else(PoisonError::into_inner);
-            open.refuse_half()?;
-            work(&open.db)
-        })?;
-        done.map_err(Failure::into_error)
+    /// Reads while no write is half-applied. After an I/O error, which may only say that sled's own
+    /// housekeeping met a full disk, it is tried once more on a reopened sled.
+    pub(super) fn read<T>(&self, work: impl Fn(&Tree) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let once = || {
+            self.run(|open| {
+                let _turn = open.turn.read().unwrap_or_else(PoisonError::into_inner);
+                open.refuse_half()?;
+                work(&open.db)
+            })
+        };
+        match once()? {
+            (generation, Err(Failure::Io(error))) => {
+                self.close(generation, &error);
+                once()?.1.map_err(Failure::into_error)
+            }
+            // One damaged page closes nothing: the others are whole.
+            (_, done) => done.map_err(Failure::into_error),
+        }
     }
 
     /// Runs `work`, applies the batch that it made in one step, makes it durable and tells `change`.
@@ -91,7 +98,7 @@ impl Engine {
             Ok((applied, value)) => (applied, Ok(value)),
             Err(Failure::Answer(error)) => (false, Err(error)),
             // A read may have seen rows that are now rolled back, so whoever caches must forget them.
-            Err(Failure::Broken(error)) => {
+            Err(Failure::Broken(error) | Failure::Io(error)) => {
                 self.close(generation, &error);
                 (true, Err(error))
             }
@@ -103,10 +110,11 @@ impl Engine {
     }
 
     fn headroom(&self) -> Result<(), StoreError> {
-        let disk = rustix::fs::statvfs(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < HEADROOM {
+        let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        if free < HEADROOM {
             return Err(StoreError::Full);
         }
+        folder::lay_ballast(&self.path, free);
         Ok(())
     }
 
@@ -254,14 +262,18 @@ impl Open {
 }
 
 enum Failure {
+    /// None: the store works.
     Answer(StoreError),
+    /// The disk failed, now or before; reopening may help.
+    Io(StoreError),
+    /// sled found damage or panicked.
     Broken(StoreError),
 }
 
 impl Failure {
     fn into_error(self) -> StoreError {
         match self {
-            Self::Answer(error) | Self::Broken(error) => error,
+            Self::Answer(error) | Self::Broken(error) | Self::Io(error) => error,
         }
     }
 }
@@ -270,7 +282,7 @@ impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Answer(error) => Self::Answer(error),
-            Fault::Sync(error) | Fault::Engine(sled::Error::Io(error)) => Self::Broken(io_error(&error)),
+            Fault::Sync(error) | Fault::Engine(sled::Error::Io(error)) => Self::Io(io_error(&error)),
             Fault::Engine(sled::Error::Corruption { at, .. }) => {
                 Self::Broken(StoreError::Damaged(format!("sled's checksum failed at {at:?}")))
             }

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate};
 use sled::Db;
 
 /// Why the store cannot be opened, and how to mend it.
@@ -81,13 +81,48 @@ const MARKER: &[u8] = b"relay-store";
 const FORMAT: &[u8] = &[1];
 /// The file that says that the marker row was durable once.
 const CREATED: &str = "relay-store";
+/// The ballast's name.
+const SPARE: &str = "ballast";
 /// sled's page cache, which really takes several times this; records are cached above the store.
 const CACHE: u64 = 16 << 20;
+/// Free bytes below which a write is refused, before sled meets the full disk: two segments for the log,
+/// the rest for its cleaner.
+pub(super) const HEADROOM: u64 = 8 << 20;
+/// A file of this many bytes is given up when the disk is full, because sled cannot open without space
+/// and would cost the reads too.
+const BALLAST: u64 = 8 << 20;
 /// How long a lock may outlive its holder: sled's threads let go of their file late.
 const LOCK_LINGERS: Duration = Duration::from_secs(1);
 
 /// Opens the store in `path`, or creates it: sled, and a second handle of its data file for syncing.
 pub(super) fn open(path: &Path) -> Result<(Db, File), OpenError> {
+    match open_once(path) {
+        Err(OpenError::Full { .. }) if fs::remove_file(path.join(SPARE)).is_ok() => open_once(path),
+        other => other,
+    }
+}
+
+/// Bytes that a user without special rights may still write beside the store.
+pub(super) fn free(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Sets space aside if `free` bytes allow it and it is not there. Where the file system cannot, a full
+/// disk costs the reads until there is space.
+pub(super) fn lay_ballast(path: &Path, free: u64) {
+    let file = path.join(SPARE);
+    if free < HEADROOM + BALLAST || file.exists() {
+        return;
+    }
+    let laid =
+        private(&file).and_then(|ballast| Ok(fallocate(ballast, FallocateFlags::empty(), 0, BALLAST)?));
+    if let Err(cause) = laid {
+        tracing::debug!(%cause, "no space could be set aside for the store");
+    }
+}
+
+fn open_once(path: &Path) -> Result<(Db, File), OpenError> {
     let fail = |cause: io::Error| match is_full(&cause) {
         true => OpenError::Full { path: path.into() },
         false => OpenError::Folder { path: path.into(), cause },
@@ -131,7 +166,7 @@ fn prepare(path: &Path) -> Result<(), OpenError> {
     }
     for entry in fs::read_dir(path).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
-        let known = [CREATED, "db", "conf", "blobs", "lost+found"].iter().any(|known| name == *known)
+        let known = [CREATED, "db", "conf", "blobs", SPARE, "lost+found"].iter().any(|known| name == *known)
             || name.to_string_lossy().starts_with("snap.");
         if !known {
             return Err(OpenError::Foreign { path: path.into() });
@@ -144,14 +179,15 @@ fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-// sled reports its lock by a text only; flock(2) on a handle of our own says it by a code.
+// sled reports its lock by a text only; flock(2) on a handle of our own says it by a code. While that
+// is held nobody else is in the folder.
 fn await_lock(path: &Path) -> Result<(), OpenError> {
     let fail = |cause| OpenError::Folder { path: path.into(), cause };
     let begun = Instant::now();
     loop {
         let probe = private(&path.join("db")).map_err(fail)?;
         match rustix::fs::flock(&probe, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return drop_unfinished(path).map_err(fail),
             Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_LINGERS => {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -159,6 +195,20 @@ fn await_lock(path: &Path) -> Result<(), OpenError> {
             Err(error) => return Err(fail(error.into())),
         }
     }
+}
+
+// A start that was cut off, or met a full disk, leaves half a snapshot, and sled takes it for the newest
+// one and refuses to open. The one before it is still there: it is removed only after the rename.
+fn drop_unfinished(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn open_sled(path: &Path) -> Result<Db, OpenError> {

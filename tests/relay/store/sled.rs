@@ -168,6 +168,19 @@ async fn a_folder_that_is_not_a_store_or_is_not_whole_is_refused_in_words() {
     assert!(matches!(file, OpenError::Exposed { .. } | OpenError::Folder { .. }), "a file: {file}");
 }
 
+#[tokio::test]
+async fn a_start_that_was_cut_off_in_its_snapshot_does_not_stop_the_next() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("db");
+    let store = open(&path);
+    store.put_meta("anchor", long(9000)).await.unwrap();
+    drop(store);
+    for (left, bytes) in [("nothing", 0), ("a few bytes", 9), ("a page", 4096)] {
+        std::fs::write(path.join("snap.7FFFFFFFFFFFFFFF.generating"), long(bytes)).unwrap();
+        assert_eq!(open(&path).meta("anchor").await.unwrap(), Some(long(9000)), "{left}");
+    }
+}
+
 fn snapshots(path: &Path) -> Vec<PathBuf> {
     let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     names.filter(|name| name.file_name().unwrap().to_string_lossy().starts_with("snap.")).collect()
