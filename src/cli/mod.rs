@@ -1,1 +1,3 @@
-//! Not built yet.
+//! The command line, a file per subcommand. Not built yet.
+
+pub mod audit;
