@@ -4,9 +4,22 @@
 //! every 60 s names every chain's newest record. An intent is durable before any plaintext exists.
 //! What must never enter: a value of a secret, a caller's token, a query string, a header.
 
+pub mod anchor;
 pub mod chain;
 pub mod file;
+pub mod log;
 pub mod verify;
+
+mod line;
+mod record;
+mod tracks;
+mod writer;
+
+pub use anchor::{Anchor, PublicKey, Signer};
+pub use chain::{Chain, Written};
+pub use file::{FileSink, MemorySink, Sink};
+pub use log::{Log, Setup};
+pub use verify::{Verdict, verify};
 
 use crate::model::{Customer, IntegrationName, RequestId, SecretId};
 
@@ -42,7 +55,7 @@ impl Kind {
 }
 
 /// One record's content. `v`, `chain`, `seq`, `prev` and `time` are the chain's to add. A member that is
-/// `None` is left out. Lengths in bytes, `ms` in milliseconds.
+/// `None` is left out. Lengths in bytes, `ms` in milliseconds. Every text is cut to 512 bytes and escaped.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
     /// What it is about.

@@ -1,1 +1,282 @@
-//! Not built yet.
+//! Whether an audit file is what relay wrote: streaming, in constant memory per chain.
+//!
+//! Chains show an edit and name the record, anchors show who wrote them and in which order, and the
+//! newest anchor, kept outside the file, shows a cut. Nothing in the file is believed before an anchor's
+//! signature bears it out; what stands behind the last anchor is counted as unsealed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io::{self, BufRead};
+
+use uuid::Uuid;
+
+use super::anchor::Why;
+use super::line::{self, Read, Record};
+use super::record::{Hash, Order, hash};
+use super::tracks::Tracks;
+use super::{Anchor, PublicKey};
+
+/// Intents without an outcome that are followed at once; relay has no more requests under way.
+const MOST_OPEN: usize = 200_000;
+/// Problems, and unfinished requests, that are listed one by one.
+const MOST_LISTED: usize = 10_000;
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// The line, 1 for the first; the one before which records are missing.
+    pub line: u64,
+    /// The chain, where it is known.
+    pub chain: Option<String>,
+    /// The record's number in its chain, where it is known.
+    pub seq: Option<u64>,
+    /// What is wrong, as the rest of a sentence that begins with the record.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        match (&self.chain, self.seq) {
+            (Some(chain), Some(seq)) => write!(f, "record {seq} of chain {}", chain.escape_debug())?,
+            (Some(chain), None) => write!(f, "chain {}", chain.escape_debug())?,
+            _ => f.write_str("the line")?,
+        }
+        write!(f, " {}", self.what)
+    }
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Verdict {
+    /// Records, anchors included.
+    pub records: u64,
+    /// How many there are of each kind.
+    pub kinds: BTreeMap<String, u64>,
+    /// Intents without an outcome: under way, or cut off by a crash.
+    pub unfinished: u64,
+    /// The request ids of the first of them.
+    pub unfinished_ids: Vec<String>,
+    /// What shows that the file is not what relay wrote.
+    pub problems: Vec<Problem>,
+    /// What does not.
+    pub warnings: Vec<String>,
+    /// When the newest valid anchor was made, RFC 3339.
+    pub newest_anchor: Option<String>,
+    /// Records behind it, which nothing vouches for yet.
+    pub unsealed: u64,
+}
+
+impl Verdict {
+    /// Whether nothing shows that the file was touched.
+    pub const fn is_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Checks all lines of `source`. Without a `key` the first anchor's own is taken, which proves only that
+/// one hand wrote the whole. `newest` is the anchor kept outside the file; take it before `source` is
+/// opened, or a relay that still writes looks as if its file had been cut.
+pub fn verify(
+    mut source: impl BufRead,
+    key: Option<PublicKey>,
+    newest: Option<&Anchor>,
+) -> io::Result<Verdict> {
+    let mut check = Check {
+        key,
+        newest,
+        newest_seen: false,
+        verdict: Verdict::default(),
+        tracks: Tracks::default(),
+        order: Order::new(),
+        before: None,
+        before_is_bad: false,
+        damaged_at: None,
+        open: HashMap::new(),
+    };
+    if key.is_none() {
+        check.warn("no key was given: the anchors are checked against the file's own first one".into());
+    }
+    let mut text = Vec::new();
+    let mut number = 0;
+    loop {
+        let read = line::read(&mut source, &mut text)?;
+        if read == Read::End {
+            break;
+        }
+        number += 1;
+        check.line(number, &text, read);
+    }
+    Ok(check.end(number))
+}
+
+struct Check<'a> {
+    key: Option<PublicKey>,
+    newest: Option<&'a Anchor>,
+    newest_seen: bool,
+    verdict: Verdict,
+    tracks: Tracks,
+    order: Order,
+    /// The last anchor's number and hash.
+    before: Option<(u64, Hash)>,
+    /// Whether that anchor was not what relay wrote.
+    before_is_bad: bool,
+    damaged_at: Option<u64>,
+    /// Intents without an outcome, and where they stand.
+    open: HashMap<Uuid, u64>,
+}
+
+impl Check<'_> {
+    fn line(&mut self, number: u64, text: &[u8], read: Read) {
+        if let Some(anchor) = Anchor::parse(text) {
+            self.count("anchor");
+            self.anchor(number, &anchor);
+            return;
+        }
+        let hash = hash(text);
+        self.order.add(&hash);
+        match Record::parse(text) {
+            Ok(record) => {
+                self.count(record.kind);
+                self.verdict.unsealed += 1;
+                self.follow(number, &record);
+                self.tracks.record(number, &record, hash);
+            }
+            Err(_) if read == Read::Open => {
+                self.warn(format!(
+                    "line {number}: the last line is not whole: a crash, or still being written"
+                ));
+            }
+            Err(what) => {
+                self.damaged_at = Some(number);
+                self.tracks.damaged(number, what);
+            }
+        }
+    }
+
+    fn anchor(&mut self, number: u64, anchor: &Anchor) {
+        let key = *self.key.get_or_insert(anchor.key());
+        let seq = anchor.seq();
+        if anchor.is_signed_by(key) {
+            self.succession(number, anchor);
+            self.tracks.seal(number, anchor);
+            self.judge_section(number, anchor);
+            self.before_is_bad = false;
+            self.verdict.unsealed = 0;
+            self.verdict.newest_anchor = Some(anchor.time().to_owned());
+        } else {
+            let other = "is an anchor signed with another key";
+            let altered = "is an anchor that its signature does not bear out: it was altered";
+            self.tracks.problem(number, Some(seq), if anchor.key() == key { altered } else { other });
+            self.before_is_bad = true;
+        }
+        let found = self.tracks.take();
+        self.report(found);
+        self.order = Order::new();
+        self.before = Some((seq, anchor.hash()));
+    }
+
+    /// Whether the anchor follows the one before it, and is the one that is known outside.
+    fn succession(&mut self, number: u64, anchor: &Anchor) {
+        let seq = anchor.seq();
+        if let Some(newest) = self.newest.filter(|newest| newest.seq() == seq) {
+            self.newest_seen = true;
+            if newest.hash() != anchor.hash() {
+                self.tracks.problem(
+                    number,
+                    Some(seq),
+                    "is not the anchor of that number kept outside the file",
+                );
+            }
+        }
+        if self.before_is_bad || anchor.follows(self.before) {
+            return;
+        }
+        let before = self.before.map_or(0, |(seq, _)| seq);
+        if seq > before + 1 {
+            self.tracks.anchors_missing(before + 1, seq - 1, number);
+        } else {
+            self.tracks.problem(number, Some(seq), "does not follow the anchor before it");
+        }
+    }
+
+    /// What only the order of all lines since the last anchor shows; and whether a line that is no
+    /// record was torn by a crash: then the next process sealed it as it found it.
+    fn judge_section(&mut self, number: u64, anchor: &Anchor) {
+        let as_written = anchor.order == self.order.value();
+        let torn = self.damaged_at.filter(|at| at + 1 == number && self.tracks.only_damaged(*at));
+        match torn {
+            Some(at) if as_written && anchor.why == Why::Start => {
+                self.tracks.take();
+                self.warn(format!("line {at}: torn by a crash before relay started again"));
+            }
+            _ if !as_written && self.tracks.clean() => {
+                let what = "does not name the lines before it in this order: some were swapped";
+                self.tracks.problem(number, Some(anchor.seq()), what);
+            }
+            _ => {}
+        }
+    }
+
+    fn follow(&mut self, number: u64, record: &Record<'_>) {
+        let Some(id) = record.request_id.and_then(|id| Uuid::try_parse(id).ok()) else { return };
+        match record.kind {
+            "intent" if self.open.len() < MOST_OPEN => {
+                self.open.insert(id, number);
+                if self.open.len() == MOST_OPEN {
+                    self.warn(format!("over {MOST_OPEN} intents are open at once: not all are followed"));
+                }
+            }
+            "outcome" => drop(self.open.remove(&id)),
+            _ => {}
+        }
+    }
+
+    fn end(mut self, lines: u64) -> Verdict {
+        self.tracks.end(lines + 1);
+        if let Some(newest) = self.newest {
+            if self.key.is_some_and(|key| !newest.is_signed_by(key)) {
+                self.tracks.problem(
+                    lines,
+                    Some(newest.seq()),
+                    "as kept outside the file is not signed with this key",
+                );
+            }
+            if !self.newest_seen {
+                let what = format!("of {} is known outside but not in the file: it was cut", newest.time());
+                self.tracks.problem(lines, Some(newest.seq()), &what);
+            }
+        }
+        let found = self.tracks.take();
+        self.report(found);
+        let mut open: Vec<_> = self.open.into_iter().map(|(id, line)| (line, id)).collect();
+        open.sort_unstable();
+        self.verdict.unfinished = open.len() as u64;
+        self.verdict.unfinished_ids = open.iter().take(10).map(|(_, id)| id.to_string()).collect();
+        self.verdict
+    }
+
+    fn count(&mut self, kind: &str) {
+        self.verdict.records += 1;
+        let known = ["intent", "outcome", "refused", "admin", "system", "anchor"].contains(&kind);
+        let kind = if known { kind } else { "other" };
+        match self.verdict.kinds.get_mut(kind) {
+            Some(count) => *count += 1,
+            None => drop(self.verdict.kinds.insert(kind.to_owned(), 1)),
+        }
+    }
+
+    fn report(&mut self, found: Vec<Problem>) {
+        let room = MOST_LISTED.saturating_sub(self.verdict.problems.len());
+        if found.len() > room && room > 0 {
+            self.warn(format!("there are more problems than the {MOST_LISTED} listed"));
+        }
+        self.verdict.problems.extend(found.into_iter().take(room));
+    }
+
+    fn warn(&mut self, what: String) {
+        if self.verdict.warnings.len() < MOST_LISTED {
+            self.verdict.warnings.push(what);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The thread that owns the sink: batches of all chains, one write, then the answers.
+//!
+//! What the sink does not take is kept and given again in the same order, because a line left out would
+//! break its chain for good. It alone makes anchors, so an anchor names what stands before it in the
+//! file and nothing else. Nothing may call out of here: who keeps anchors runs in [`publish`].
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::anchor::{Draft, Why};
+use super::chain::Cohort;
+use super::file::{Inherited, Syncer};
+use super::record::{Hash, Head, Order};
+use super::{Anchor, AuditError, Durability, Signer, Sink};
+
+/// A sink that takes longer than this for one write hangs.
+pub(super) const HUNG_AFTER: Duration = Duration::from_millis(250);
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+const ANCHOR_EVERY: Duration = Duration::from_secs(60);
+/// How often a sink that fails is tried again when the log closes.
+const LAST_TRIES: u32 = 10;
+/// Bytes of one write at most, so that an answer does not wait for many.
+const WRITE_BYTES: usize = 1024 * 1024;
+/// Bytes not yet written, over which no intent, and no outcome, is added.
+const INTENT_BOUND: usize = 8 * 1024 * 1024;
+const OUTCOME_BOUND: usize = 2 * INTENT_BOUND;
+
+/// What chains and writer share.
+pub(super) struct Desk {
+    pub(super) inbox: Sender<Message>,
+    /// Bytes that chains have added and the sink has not taken.
+    pub(super) queued: AtomicUsize,
+    failing: AtomicBool,
+    cause: Mutex<String>,
+    /// When the write under way began, in milliseconds since `opened` plus one; 0 between writes.
+    writing_since: AtomicU64,
+    opened: Instant,
+}
+
+impl Desk {
+    pub(super) fn new(inbox: Sender<Message>) -> Self {
+        Self {
+            inbox,
+            queued: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+            cause: Mutex::default(),
+            writing_since: AtomicU64::new(0),
+            opened: Instant::now(),
+        }
+    }
+
+    /// Whether a record may be added; one that something waits for is held to more.
+    pub(super) fn admits(&self, needed_first: bool) -> Result<(), AuditError> {
+        let bound = if needed_first { INTENT_BOUND } else { OUTCOME_BOUND };
+        if self.queued.load(Ordering::Relaxed) > bound {
+            return Err(AuditError(format!("the sink is {} MiB behind", bound / 1024 / 1024)));
+        }
+        if needed_first { self.health() } else { Ok(()) }
+    }
+
+    /// Whether the sink takes records, and promptly.
+    pub(super) fn health(&self) -> Result<(), AuditError> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(self.cause());
+        }
+        match self.writing_since.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            since if self.now().saturating_sub(since) <= millis(HUNG_AFTER) => Ok(()),
+            _ => Err(AuditError(format!("the sink has not answered for {} ms", HUNG_AFTER.as_millis()))),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.opened.elapsed()) + 1
+    }
+
+    fn cause(&self) -> AuditError {
+        AuditError(self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn fails(&self, error: &std::io::Error) {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the audit cannot be written; requests are refused");
+        }
+    }
+
+    fn works(&self) {
+        if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the audit can be written again");
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) enum Message {
+    Batch(Batch),
+    /// Make an anchor now.
+    Seal(oneshot::Sender<Result<Anchor, AuditError>>),
+    /// Write what there is and a last anchor, then end.
+    Close(Sender<Result<(), AuditError>>),
+}
+
+/// What one chain hands over at a time.
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) hashes: Vec<Hash>,
+    pub(super) head: Head,
+    pub(super) cohort: Arc<Cohort>,
+    /// Where the answer goes, to be spread there; without it the cohort hears it from the writer.
+    pub(super) answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// What became of a batch, and its buffers for the next.
+pub(super) struct Answer {
+    pub(super) result: Result<(), AuditError>,
+    pub(super) spare: (Vec<u8>, Vec<Hash>),
+}
+
+pub(super) struct Writer {
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) durability: Durability,
+    pub(super) desk: Arc<Desk>,
+    pub(super) inbox: Receiver<Message>,
+    pub(super) signer: Signer,
+    pub(super) generation: Arc<AtomicU64>,
+    pub(super) publisher: Sender<Anchor>,
+    /// The newest anchor: its number and hash.
+    pub(super) before: Option<(u64, Hash)>,
+    pub(super) chains: BTreeMap<Arc<str>, (u64, Hash)>,
+    pub(super) order: Order,
+    /// Whether a record was written behind the newest anchor.
+    pub(super) unsealed: bool,
+    pub(super) held: Held,
+}
+
+/// What the sink has not taken yet: first an anchor, if it was one that failed, then records.
+#[derive(Default)]
+pub(super) struct Held {
+    bytes: Vec<u8>,
+    hashes: Vec<Hash>,
+    heads: Vec<Head>,
+    anchor: Option<Anchor>,
+    /// When it may be tried again, once it failed.
+    retry_at: Option<Instant>,
+}
+
+impl Writer {
+    /// Takes over what an earlier process left; its chains are named once, by the first anchor.
+    pub(super) fn inherit(&mut self, inherited: Inherited) {
+        self.order = inherited.order;
+        self.chains = inherited.heads.into_iter().map(|h| (h.chain, (h.seq, h.hash))).collect();
+    }
+
+    pub(super) fn run(mut self) {
+        let mut asked = Vec::new();
+        let _ = self.seal(Why::Start);
+        self.chains.clear();
+        let mut sealed_at = Instant::now();
+        loop {
+            let first = match self.inbox.recv_timeout(self.patience(sealed_at)) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let mut batches = Vec::new();
+            let closing = self.gather(first, &mut batches, &mut asked);
+            let result = self.write_held();
+            batches.into_iter().for_each(|batch| batch.answer(result.clone()));
+            if let Some(done) = closing {
+                let result = self.close();
+                asked.drain(..).for_each(|ask| drop(ask.send(result.clone())));
+                let _ = done.send(result.map(drop));
+                return;
+            }
+            let due = self.unsealed && sealed_at.elapsed() >= ANCHOR_EVERY;
+            if due || !asked.is_empty() {
+                let result = self.seal(if due { Why::Due } else { Why::Asked });
+                if result.is_ok() {
+                    sealed_at = Instant::now();
+                }
+                asked.drain(..).for_each(|ask| drop(ask.send(result.clone())));
+            }
+        }
+    }
+
+    /// How long nothing needs doing if no message comes.
+    fn patience(&self, sealed_at: Instant) -> Duration {
+        if !self.held.bytes.is_empty() {
+            RETRY_EVERY
+        } else if self.unsealed {
+            ANCHOR_EVERY.saturating_sub(sealed_at.elapsed())
+        } else {
+            ANCHOR_EVERY
+        }
+    }
+
+    /// Takes what is in the inbox, up to one write.
+    fn gather(
+        &mut self,
+        first: Option<Message>,
+        batches: &mut Vec<Batch>,
+        asked: &mut Vec<oneshot::Sender<Result<Anchor, AuditError>>>,
+    ) -> Option<Sender<Result<(), AuditError>>> {
+        let mut next = first;
+        while let Some(message) = next {
+            match message {
+                Message::Batch(batch) => {
+                    self.held.bytes.extend_from_slice(&batch.bytes);
+                    self.held.hashes.extend_from_slice(&batch.hashes);
+                    self.held.heads.push(batch.head.clone());
+                    batches.push(batch);
+                }
+                Message::Seal(answer) => asked.push(answer),
+                Message::Close(done) => return Some(done),
+            }
+            next = if self.held.bytes.len() < WRITE_BYTES { self.inbox.try_recv().ok() } else { None };
+        }
+        None
+    }
+
+    /// Gives the sink what it has not taken. After an error, only every 100 ms.
+    fn write_held(&mut self) -> Result<(), AuditError> {
+        if self.held.bytes.is_empty() {
+            return Ok(());
+        }
+        if self.held.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(self.desk.cause());
+        }
+        let bytes = mem::take(&mut self.held.bytes);
+        let result = self.append(&bytes);
+        self.held.bytes = bytes;
+        result?;
+        let mut counted = self.held.bytes.len();
+        if let Some(anchor) = self.held.anchor.take() {
+            counted -= anchor.as_bytes().len() + 1;
+            self.sealed(&anchor);
+        }
+        self.desk.queued.fetch_sub(counted, Ordering::Relaxed);
+        self.unsealed |= counted > 0;
+        self.held.bytes.clear();
+        self.held.hashes.drain(..).for_each(|hash| self.order.add(&hash));
+        let heads = self.held.heads.drain(..);
+        self.chains.extend(heads.map(|head| (head.chain, (head.seq, head.hash))));
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), AuditError> {
+        self.desk.writing_since.store(self.desk.now(), Ordering::Relaxed);
+        let result = self.sink.append(bytes, self.durability);
+        self.desk.writing_since.store(0, Ordering::Relaxed);
+        match result {
+            Ok(()) => {
+                self.held.retry_at = None;
+                self.desk.works();
+                Ok(())
+            }
+            Err(error) => {
+                self.held.retry_at = Some(Instant::now() + RETRY_EVERY);
+                self.desk.fails(&error);
+                Err(self.desk.cause())
+            }
+        }
+    }
+
+    /// Writes an anchor that names every chain as it stands. Not while the sink owes older lines.
+    fn seal(&mut self, why: Why) -> Result<Anchor, AuditError> {
+        if !self.held.bytes.is_empty() {
+            return Err(self.desk.cause());
+        }
+        let head = |(chain, (seq, hash)): (&Arc<str>, &(u64, Hash))| Head {
+            chain: Arc::clone(chain),
+            seq: *seq,
+            hash: *hash,
+        };
+        let heads: Vec<Head> = self.chains.iter().map(head).collect();
+        let generation = self.generation.load(Ordering::Relaxed);
+        let draft = Draft { before: self.before, why, generation, order: self.order.value(), heads: &heads };
+        let anchor =
+            draft.sign(&self.signer).ok_or_else(|| AuditError("an anchor could not be made".into()))?;
+        let line = [anchor.as_bytes(), b"\n"].concat();
+        match self.append(&line) {
+            Ok(()) => {
+                self.sealed(&anchor);
+                Ok(anchor)
+            }
+            Err(error) => {
+                self.held.bytes = line;
+                self.held.anchor = Some(anchor);
+                Err(error)
+            }
+        }
+    }
+
+    fn sealed(&mut self, anchor: &Anchor) {
+        self.before = Some((anchor.seq(), anchor.hash()));
+        self.order = Order::new();
+        self.unsealed = false;
+        let _ = self.publisher.send(anchor.clone());
+    }
+
+    fn close(&mut self) -> Result<Anchor, AuditError> {
+        for _ in 0..LAST_TRIES {
+            if self.write_held().is_ok() {
+                break;
+            }
+            std::thread::sleep(RETRY_EVERY);
+        }
+        self.seal(Why::Close)
+    }
+}
+
+impl Batch {
+    fn answer(self, result: Result<(), AuditError>) {
+        let Some(answer) = self.answer else { return self.cohort.finish(result) };
+        let spare = (self.bytes, self.hashes);
+        // The task is gone: whoever still waits hears it here.
+        if let Err(unheard) = answer.send(Answer { result, spare }) {
+            self.cohort.finish(unheard.result);
+        }
+    }
+}
+
+/// Brings the file to the disk, then gives each anchor to whoever keeps it, so that what is kept is
+/// never ahead of a file that lost power. In a thread of its own: either may take its time.
+pub(super) fn publish(anchors: &Receiver<Anchor>, mut sync: Syncer, keep: &dyn Fn(Anchor)) {
+    while let Ok(mut anchor) = anchors.recv() {
+        while let Ok(newer) = anchors.try_recv() {
+            anchor = newer;
+        }
+        match sync() {
+            Ok(()) => keep(anchor),
+            Err(error) => tracing::warn!(%error, "the audit file cannot be synced; its anchor is not kept"),
+        }
+    }
+}
