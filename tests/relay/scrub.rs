@@ -1,1 +1,11 @@
-//! Not built yet.
+//! What comes back carries neither the credential nor a way around relay: each piece by itself.
+//!
+//! The pieces are pure, so they are driven directly; the whole way is driven elsewhere.
+#![allow(clippy::indexing_slicing, reason = "a test that panics has failed")]
+
+/// Heads: what is removed, what is overwritten, what is refused.
+mod heads;
+/// References: inside, elsewhere, or dropped.
+mod references;
+/// Bodies: every cut, what is held back, what a guesser can see.
+mod streams;
