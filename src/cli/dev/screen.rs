@@ -265,7 +265,12 @@ mod tests {
     fn no_line_is_wider_than_asked_and_none_is_lost() {
         let rows = [
             ("short", 16, vec!["short"], "a short line stays"),
-            ("twenty characters ok", 16, vec!["twenty character", "s ok"], "a space in the first half is too early"),
+            (
+                "twenty characters ok",
+                16,
+                vec!["twenty character", "s ok"],
+                "a space in the first half is too early",
+            ),
             ("twelve chars and more", 16, vec!["twelve chars and", "more"], "the last space that fits"),
             ("aaaaaaaaaaaaaaaaaaaa", 16, vec!["aaaaaaaaaaaaaaaa", "aaaa"], "a word that is too long is cut"),
             ("aaaaaaaaaaaaaaaa b", 16, vec!["aaaaaaaaaaaaaaaa", "b"], "a space just behind the width"),
