@@ -1,1 +1,8 @@
-//! Not built yet.
+//! `relay dev`, its built-in vendor, `relay env` and `relay token`.
+#![allow(clippy::indexing_slicing)]
+
+mod session;
+mod state;
+mod token;
+mod vendor;
+mod wire;
