@@ -1,0 +1,279 @@
+//! The two bodies of a request on a line: what goes out, and what comes back.
+//!
+//! [`Outgoing`] streams the app's body to the vendor without its trailers and counts it. [`VendorBody`]
+//! streams the answer, holds the connection while it does, and gives it back once both bodies ended cleanly;
+//! dropped before that, it closes the connection. Neither collects anything. What must never enter: scrubbing
+//! and rewriting, which wrap these.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use super::line::Wire;
+use super::pool::Shelf;
+
+/// A request's body on its way to the vendor.
+pub struct Outgoing {
+    source: Source,
+    upload: Option<Rc<Upload>>,
+}
+
+enum Source {
+    Empty,
+    Whole(Bytes),
+    Streaming(Incoming),
+}
+
+/// How far a request's body has gone. Cheap to clone; an empty body costs nothing.
+#[derive(Clone, Default)]
+pub struct Meter(Option<Rc<Upload>>);
+
+struct Upload {
+    bytes: Cell<u64>,
+    moved: Cell<Instant>,
+    state: Cell<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The vendor has not asked for more than it got.
+    Going,
+    /// The app's next piece is waited for.
+    Awaited,
+    Ended,
+    BrokenOff,
+}
+
+impl Outgoing {
+    /// No body at all.
+    pub const fn empty() -> Self {
+        Self { source: Source::Empty, upload: None }
+    }
+
+    /// A body that is already here.
+    pub fn whole(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::empty() } else { Self::metered(Source::Whole(bytes)) }
+    }
+
+    /// The app's body, as it comes. Its trailers are dropped (RFC 9110 section 6.5.1).
+    pub fn streaming(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::empty() } else { Self::metered(Source::Streaming(incoming)) }
+    }
+
+    /// A view on how far it has gone, also after it was sent.
+    pub fn meter(&self) -> Meter {
+        Meter(self.upload.clone())
+    }
+
+    fn metered(source: Source) -> Self {
+        let state = Cell::new(State::Going);
+        let upload = Upload { bytes: Cell::new(0), moved: Cell::new(Instant::now()), state };
+        Self { source, upload: Some(Rc::new(upload)) }
+    }
+
+    fn note(&self, bytes: usize, state: State) {
+        if let Some(upload) = &self.upload {
+            upload.bytes.set(upload.bytes.get() + bytes as u64);
+            upload.moved.set(Instant::now());
+            upload.state.set(state);
+        }
+    }
+}
+
+impl Meter {
+    /// Bytes of the body handed to the connection so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |upload| upload.bytes.get())
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(super) fn ended(&self) -> bool {
+        self.is(State::Ended) || self.0.is_none()
+    }
+
+    pub(super) fn broken_off(&self) -> bool {
+        self.is(State::BrokenOff)
+    }
+
+    pub(super) fn awaits_app(&self) -> bool {
+        self.is(State::Awaited)
+    }
+
+    /// When it last moved; `None` without a body.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        self.0.as_ref().map(|upload| upload.moved.get())
+    }
+
+    fn is(&self, state: State) -> bool {
+        self.0.as_ref().is_some_and(|upload| upload.state.get() == state)
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let incoming = match &mut self.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.source = Source::Empty;
+                self.note(bytes.len(), State::Ended);
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Source::Streaming(incoming) => incoming,
+        };
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let state = if incoming.is_end_stream() { State::Ended } else { State::Going };
+        match polled {
+            Poll::Pending => {
+                if let Some(upload) = &self.upload {
+                    upload.state.set(State::Awaited);
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    self.note(data.len(), state);
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                Err(_trailers) => {
+                    self.source = Source::Empty;
+                    self.note(0, State::Ended);
+                    Poll::Ready(None)
+                }
+            },
+            Poll::Ready(None) => {
+                self.note(0, State::Ended);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(e))) => {
+                self.note(0, State::BrokenOff);
+                Poll::Ready(Some(Err(e)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Whole(_) => false,
+            Source::Streaming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Streaming(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+/// Why a vendor's answer stopped in the middle.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The vendor sent nothing for the idle time.
+    #[error("the vendor sent nothing for {} s", .0.as_secs())]
+    Idle(Duration),
+    /// The connection ended or the framing was wrong.
+    #[error("the vendor's answer broke off: {0}")]
+    Broken(#[from] hyper::Error),
+}
+
+/// A vendor's answer, as it comes. Trailers are passed; what reads this body decides about them.
+pub struct VendorBody {
+    incoming: Incoming,
+    held: Option<Held>,
+    idle: Duration,
+    waiting_since: Option<Instant>,
+}
+
+/// What the body returns, or closes.
+pub(super) struct Held {
+    pub(super) wire: Wire,
+    pub(super) shelf: Rc<Shelf>,
+    pub(super) meter: Meter,
+}
+
+impl VendorBody {
+    pub(super) fn new(incoming: Incoming, held: Held, idle: Duration) -> Self {
+        let mut body = Self { incoming, held: Some(held), idle, waiting_since: None };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// The answer ended cleanly. If the request's body did not, the vendor may still be reading it, and the
+    /// connection's next bytes would not be a request's head: it is closed by dropping it.
+    fn finish(&mut self) {
+        if let Some(held) = self.held.take()
+            && held.meter.ended()
+        {
+            held.shelf.put(held.wire);
+        }
+    }
+
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let Some(held) = &mut self.held else { return Poll::Pending };
+        if held.wire.patience.poll_until(cx, since + self.idle).is_pending() {
+            return Poll::Pending;
+        }
+        self.held = None;
+        Poll::Ready(Some(Err(BodyError::Idle(self.idle))))
+    }
+}
+
+impl Body for VendorBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        match Pin::new(&mut body.incoming).poll_frame(cx) {
+            Poll::Pending => body.wait(cx),
+            Poll::Ready(Some(Ok(frame))) => {
+                body.waiting_since = None;
+                if body.incoming.is_end_stream() {
+                    body.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                body.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(e))) => {
+                body.held = None;
+                Poll::Ready(Some(Err(BodyError::Broken(e))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,141 @@
+//! Where one integration's vendor is and how it is reached; built once at start, shared by all workers.
+//!
+//! An upstream is an identity as well: the pool never gives one upstream's connection to another, even of the
+//! same origin, because trust roots and private ranges may differ. What must never enter: a customer, a
+//! request, anything that changes after start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_rustls::{DefaultServerNameResolver, HttpsConnector};
+use rustls::ClientConfig;
+use tokio::time::timeout;
+use tower::Service;
+
+use super::dial::{Dial, DialError};
+use super::resolve::Resolver;
+use super::tap::{self, Stream};
+use super::vet::Egress;
+use crate::model::Origin;
+
+/// What an upstream is made of.
+pub struct UpstreamSettings {
+    /// Where the vendor is.
+    pub origin: Origin,
+    /// How its certificate is verified.
+    pub tls: Arc<ClientConfig>,
+    /// Who turns its name into addresses.
+    pub resolver: Arc<Resolver>,
+    /// Which of them may be called.
+    pub egress: Egress,
+    /// Whether an `http://` origin is accepted.
+    pub plaintext: bool,
+    /// Resolve, dial and TLS together.
+    pub connect: Duration,
+    /// From the request sent to the head of its answer.
+    pub first_byte: Duration,
+    /// Between two pieces of a body.
+    pub idle: Duration,
+    /// Whether a connection never serves two customers.
+    pub isolate_customers: bool,
+}
+
+/// One integration's vendor.
+pub struct Upstream {
+    id: u64,
+    target: Uri,
+    connector: HttpsConnector<Dial>,
+    connect: Duration,
+    pub(super) first_byte: Duration,
+    pub(super) idle: Duration,
+    pub(super) isolate: bool,
+    origin: Origin,
+}
+
+/// Why there is no connection to the vendor. The texts are for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The vendor's name leads to an address that relay does not call.
+    #[error("{0}")]
+    Egress(String),
+    /// The name has no address, or no address takes connections.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The vendor's certificate or TLS version was refused, or it refused ours.
+    #[error("{0}")]
+    Tls(String),
+    /// There was no connection in time.
+    #[error("{0}")]
+    Timeout(String),
+}
+
+impl Upstream {
+    /// An upstream; nothing is resolved or connected yet.
+    pub fn new(settings: UpstreamSettings) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dial = Dial::vetted(settings.resolver, settings.egress, settings.connect);
+        let names = Arc::new(DefaultServerNameResolver::default());
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            target: target(&settings.origin),
+            connector: HttpsConnector::new(dial, settings.tls, !settings.plaintext, names),
+            connect: settings.connect,
+            first_byte: settings.first_byte,
+            idle: settings.idle,
+            isolate: settings.isolate_customers,
+            origin: settings.origin,
+        }
+    }
+
+    /// Where the vendor is.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    pub(super) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A fresh connection: resolved, vetted, dialled and verified within the connect time.
+    pub(super) async fn dial(&self) -> Result<(Stream, SocketAddr), ConnectError> {
+        let dialled = timeout(self.connect, self.connector.clone().call(self.target.clone())).await;
+        let stream = match dialled {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(cause)) => return Err(self.because(cause.as_ref())),
+            Err(_) => {
+                let text = format!("{}: no connection within {} ms", self.origin, self.connect.as_millis());
+                return Err(ConnectError::Timeout(text));
+            }
+        };
+        let peer = tap::socket(&stream).peer_addr();
+        let peer = peer.map_err(|e| ConnectError::Unreachable(format!("{}: {e}", self.origin)))?;
+        Ok((stream, peer))
+    }
+
+    fn because(&self, cause: &(dyn std::error::Error + 'static)) -> ConnectError {
+        let text = format!("{}: {cause}", self.origin);
+        match cause.downcast_ref::<DialError>() {
+            Some(DialError::Refused(_)) => ConnectError::Egress(text),
+            Some(DialError::Unresolved(_) | DialError::Unreachable(_)) => ConnectError::Unreachable(text),
+            None if is_of_tls(cause) => ConnectError::Tls(text),
+            None => ConnectError::Unreachable(format!("{text} (during the TLS handshake)")),
+        }
+    }
+}
+
+/// The connector wraps the TLS library's verdict in I/O errors, one inside the other; a connection that just
+/// ended in the handshake has none.
+pub(super) fn is_of_tls(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let Some(io) = cause.downcast_ref::<std::io::Error>() else { return cause.is::<rustls::Error>() };
+    io.get_ref().is_some_and(|inner| is_of_tls(inner))
+}
+
+fn target(origin: &Origin) -> Uri {
+    // An origin's parts are checked when it is made, so this is always a valid URI; were it not, the empty
+    // one has no scheme and the connector refuses it.
+    let scheme = if origin.is_secure() { "https" } else { "http" };
+    format!("{scheme}://{}:{}/", origin.host(), origin.port()).parse().unwrap_or_default()
+}
