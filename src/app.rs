@@ -17,9 +17,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin};
-use crate::audit::file::{FileSink, MemorySink};
-use crate::audit::log::{Log, Setup};
-use crate::audit::{Anchor, Event, Kind, Signer, Sink};
+
+use crate::audit::{Anchor, Event, FileSink, Kind, Log, MemorySink, Setup, Signer, Sink};
 use crate::config::{CallerKeys, Callers, Config, Integration, Keys, Limits, StoreChoice};
 use crate::jwks::{Algorithm, KeySet};
 use crate::kms::Kms;
@@ -35,6 +34,7 @@ use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
 use crate::pipeline::{Shared, Worker};
 use crate::seal::{SealTarget, Sealer};
+use crate::secret::Secret;
 use crate::stage::authenticate::{TokenRules, Verdicts};
 use crate::stage::authorize::limits::{InFlight, Rate};
 use crate::stage::authorize::records::Records;
@@ -103,28 +103,24 @@ pub async fn start(config: Config, control: Handle) -> Result<Running, StartErro
 /// As [`start`].
 pub async fn start_with(config: Config, options: Options, control: Handle) -> Result<Running, StartError> {
     let listener = listen::bind(config.server.listen).await.map_err(failed("[server] listen"))?;
-    let admin_listener = listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
+    let admin_listener =
+        listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let app = listener.local_addr().map_err(failed("[server] listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
     let Options { observer, kms, store, sink } = options;
 
-    let kms = match kms {
-        Some(kms) => kms,
-        None => open_kms(&config.keys)?,
-    };
     let limits = config.server.limits.clone();
+    let kms = kms.map_or_else(|| open_kms(&config.keys), Ok)?;
     let keys = Arc::new(DataKeys::new(kms, limits.data_keys, control.clone()));
     let store = match store {
         Some(store) => store,
         None => open_store(&config.store, &control).await?,
     };
-    let targets = config.integrations.iter().map(seal_target).collect();
-    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await.map_err(failed("[keys] and [store]"))?;
+    let targets = config.integrations.iter().map(SealTarget::from).collect();
+    let sealer =
+        Sealer::open(store.clone(), keys.clone(), targets).await.map_err(failed("[keys] and [store]"))?;
     let sealer = Arc::new(sealer);
-    let sink = match sink {
-        Some(sink) => sink,
-        None => open_sink(&config)?,
-    };
+    let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
     let log = open_log(sink, &config, &keys, &store, &control).await?;
     let metrics = Arc::new(Metrics::new());
     let own: Arc<[SocketAddr]> = Arc::new([app, admin]);
@@ -138,19 +134,17 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         surroundings: surroundings(&config, app, admin),
     });
     let draining = Arc::new(Draining::default());
-    let parts = Parts { shared, log: log.clone(), metrics: metrics.clone(), draining: draining.clone(), observer, limits };
+    let parts = Parts {
+        shared,
+        log: log.clone(),
+        metrics: metrics.clone(),
+        draining: draining.clone(),
+        observer,
+        limits,
+    };
+    let api = api(config.admin.token, &sealer, store, &parts);
     let workers = parts.open_doors(listener, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
-    let api = Admin {
-        token: config.admin.token,
-        failures: admin::Failures::default(),
-        sealer: sealer.clone(),
-        store,
-        log: log.clone(),
-        chain: log.chain(),
-        metrics: metrics.clone(),
-        accepting: { let draining = draining.clone(); Box::new(move || !draining.has_begun()) },
-    };
     serve_admin(admin_listener, api, stopped, &control);
     let grace = config.server.grace;
     note(&log, "start").await.map_err(failed("[audit]"))?;
@@ -210,7 +204,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn open_doors(self, listener: TcpListener, count: usize, control: &Handle) -> Result<Vec<JoinHandle<()>>, StartError> {
+    fn open_doors(
+        self,
+        listener: TcpListener,
+        count: usize,
+        control: &Handle,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
         let refusals = Arc::new(Budget::default());
         let mut queues = Vec::new();
         let mut threads = Vec::new();
@@ -218,11 +217,12 @@ impl Parts {
             let (queue, accepted) = mpsc::unbounded_channel::<Accepted>();
             queues.push(queue);
             let build = self.station(refusals.clone());
-            let thread = std::thread::Builder::new().name(format!("relay-worker-{number}")).spawn(move || {
-                if let Err(error) = worker::run(build, accepted) {
-                    tracing::error!(%error, "a worker could not start");
-                }
-            });
+            let thread =
+                std::thread::Builder::new().name(format!("relay-worker-{number}")).spawn(move || {
+                    if let Err(error) = worker::run(build, accepted) {
+                        tracing::error!(%error, "a worker could not start");
+                    }
+                });
             threads.push(thread.map_err(failed("a worker thread"))?);
         }
         let (most, metrics, draining) = (self.limits.connections, self.metrics, self.draining);
@@ -237,12 +237,16 @@ impl Parts {
     /// Builds a worker's place; runs inside the worker's own runtime.
     fn station(&self, refusals: Arc<Budget>) -> impl FnOnce() -> Station + Send + 'static {
         let (shared, log, metrics) = (self.shared.clone(), self.log.clone(), self.metrics.clone());
-        let (draining, observer, limits) = (self.draining.clone(), self.observer.clone(), self.limits.clone());
+        let (draining, observer, limits) =
+            (self.draining.clone(), self.observer.clone(), self.limits.clone());
         move || Station {
             worker: Worker {
                 shared,
                 verdicts: Verdicts::new(VERDICTS),
-                pool: Pool::new(PoolLimits { idle_per_origin: limits.idle_per_origin, idle_timeout: limits.idle_timeout }),
+                pool: Pool::new(PoolLimits {
+                    idle_per_origin: limits.idle_per_origin,
+                    idle_timeout: limits.idle_timeout,
+                }),
                 ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals }),
             },
             limits: DoorLimits {
@@ -342,8 +346,10 @@ fn token_rules(callers: &Callers) -> Result<TokenRules, StartError> {
         CallerKeys::Hs256(secret) => KeySet::hs256(secret),
         CallerKeys::Jwks(document) => KeySet::parse(document, &algorithms),
         CallerKeys::JwksFile(path) => {
-            let document = std::fs::read_to_string(path)
-                .map_err(|error| StartError { what: "[callers] jwks", why: format!("{}: {error}", path.display()) })?;
+            let document = std::fs::read_to_string(path).map_err(|error| StartError {
+                what: "[callers] jwks",
+                why: format!("{}: {error}", path.display()),
+            })?;
             KeySet::parse(&document, &algorithms)
         }
     };
@@ -357,14 +363,6 @@ fn token_rules(callers: &Callers) -> Result<TokenRules, StartError> {
         max_lifetime: callers.max_lifetime,
         leeway: callers.leeway,
     })
-}
-
-fn seal_target(integration: &Integration) -> SealTarget {
-    SealTarget {
-        name: integration.name.clone(),
-        origin: integration.origin.clone(),
-        fields: integration.fields.clone(),
-    }
 }
 
 fn routes(
@@ -425,9 +423,24 @@ fn route(
 
 fn surroundings(config: &Config, app: SocketAddr, admin: SocketAddr) -> Surroundings {
     let public_url = config.server.public_url.clone();
-    let authority = public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
+    let authority =
+        public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
     let own = [app.to_string(), admin.to_string()].into_iter().chain(authority).collect();
     Surroundings { public_url, own }
+}
+
+fn api(token: Secret, sealer: &Arc<Sealer>, store: Arc<dyn Store>, running: &Parts) -> Admin {
+    let draining = running.draining.clone();
+    Admin {
+        token,
+        failures: admin::Failures::default(),
+        sealer: sealer.clone(),
+        store,
+        log: running.log.clone(),
+        chain: running.log.chain(),
+        metrics: running.metrics.clone(),
+        accepting: Box::new(move || !draining.has_begun()),
+    }
 }
 
 fn serve_admin(listener: TcpListener, api: Admin, mut stopped: watch::Receiver<bool>, control: &Handle) {

@@ -5,9 +5,9 @@
 //! enter: a symmetric key inside a JWKS (whoever reads the document could mint), a private key, a
 //! decision about claims.
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 pub use jsonwebtoken::Algorithm;
 use jsonwebtoken::DecodingKey;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 
 use crate::secret::Secret;
 
@@ -32,7 +32,9 @@ pub enum JwksError {
     #[error("this is not a JWKS document (RFC 7517): {0}")]
     Malformed(String),
     /// The document holds a symmetric key.
-    #[error("the JWKS holds a symmetric key (`oct`): whoever can read it could mint tokens; use HS256 with `key` instead")]
+    #[error(
+        "the JWKS holds a symmetric key (`oct`): whoever can read it could mint tokens; use HS256 with `key` instead"
+    )]
     Symmetric,
     /// Two keys for the same algorithm share a `kid`.
     #[error("two keys of the JWKS have the kid {0:?}: which one signed is unclear")]
@@ -53,8 +55,7 @@ impl KeySet {
         if document.len() > LARGEST_DOCUMENT {
             return Err(JwksError::Malformed(format!("it is larger than {LARGEST_DOCUMENT} bytes")));
         }
-        let set: JwkSet =
-            serde_json::from_str(document).map_err(|e| JwksError::Malformed(e.to_string()))?;
+        let set: JwkSet = serde_json::from_str(document).map_err(|e| JwksError::Malformed(e.to_string()))?;
         let mut keys: Vec<Key> = Vec::new();
         for jwk in &set.keys {
             if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
@@ -130,8 +131,14 @@ mod tests {
             (r#"{"keys":[]}"#, "an empty set verifies nothing"),
             (oct, "a symmetric key in a public document"),
             (&format!(r#"{{"keys":[{p256},{p256}]}}"#), "one kid, two keys"),
-            (&format!(r#"{{"keys":[{}]}}"#, p256.replace("\"kid\"", "\"use\":\"enc\",\"kid\"")), "a key for encryption"),
-            (&format!(r#"{{"keys":[{}]}}"#, p256.replace("\"kid\"", "\"alg\":\"ES384\",\"kid\"")), "a key for another algorithm"),
+            (
+                &format!(r#"{{"keys":[{}]}}"#, p256.replace("\"kid\"", "\"use\":\"enc\",\"kid\"")),
+                "a key for encryption",
+            ),
+            (
+                &format!(r#"{{"keys":[{}]}}"#, p256.replace("\"kid\"", "\"alg\":\"ES384\",\"kid\"")),
+                "a key for another algorithm",
+            ),
         ];
         for (document, mistake) in rows {
             assert!(KeySet::parse(document, &[Algorithm::ES256]).is_err(), "{mistake}");

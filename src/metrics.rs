@@ -68,17 +68,31 @@ impl Metrics {
             connections: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("requests", "Requests answered, by status class and by who answered", made.requests.clone());
-        registry.register("request_duration_seconds", "From the request's head to the end of the answer", made.duration.clone());
+        registry.register(
+            "requests",
+            "Requests answered, by status class and by who answered",
+            made.requests.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "From the request's head to the end of the answer",
+            made.duration.clone(),
+        );
         registry.register("denied", "Refusals by code", made.denied.clone());
-        registry.register("reflected", "Answers in which the credential was found and scrubbed", made.reflected.clone());
+        registry.register(
+            "reflected",
+            "Answers in which the credential was found and scrubbed",
+            made.reflected.clone(),
+        );
         registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
         registry.register("connections", "Open connections from apps", made.connections.clone());
         let build = Gauge::<i64, AtomicI64>::default();
         build.set(1);
-        registry
-            .sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into()))
-            .register("build_info", "The version that runs", build);
+        registry.sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into())).register(
+            "build_info",
+            "The version that runs",
+            build,
+        );
         Self { registry, ..made }
     }
 

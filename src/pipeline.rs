@@ -93,7 +93,8 @@ async fn relay(
     let answer = loop {
         let line = connect(&worker.pool, &opened, outgoing.is_some()).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
-        let out = outgoing.take().or_else(|| body.take().map(Outgoing::streaming)).unwrap_or_else(Outgoing::empty);
+        let out =
+            outgoing.take().or_else(|| body.take().map(Outgoing::streaming)).unwrap_or_else(Outgoing::empty);
         trail.uploads(out.meter());
         let armed = inject(&opened, credential, head, out)?;
         match send(line, armed).await? {

@@ -110,8 +110,8 @@ impl Refusal {
 
     /// Adds the cause for the operator's log; the caller never sees it.
     #[must_use]
-    pub fn because(mut self, cause: impl ToString) -> Self {
-        self.cause = Some(cause.to_string());
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
         self
     }
 

@@ -21,6 +21,8 @@ const RELAY_REQUEST_ID: HeaderName = HeaderName::from_static("relay-request-id")
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const DRAINED_BYTES: usize = 256 * 1024;
 const DRAINED_FOR: Duration = Duration::from_secs(1);
+/// Added before whole seconds are taken: Retry-After rounds up.
+const ALMOST_A_SECOND: Duration = Duration::from_millis(999);
 const PROBLEM_JSON: &str = "application/problem+json";
 
 #[derive(Serialize)]
@@ -71,7 +73,7 @@ pub fn refuse(refusal: &Refusal, request_id: RequestId, asked: &HeaderMap) -> Re
         headers.insert(PROXY_STATUS, status);
     }
     if let Some(wait) = refusal.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+        headers.insert(RETRY_AFTER, HeaderValue::from(wait.saturating_add(ALMOST_A_SECOND).as_secs().max(1)));
     }
     response
 }

@@ -115,7 +115,9 @@ impl From<SealError> for Refusal {
             SealError::UnknownIntegration => {
                 Self::new(Code::IntegrationUnknown, "relay.toml has no such integration.")
             }
-            SealError::Invalid { field, why } => Self::new(Code::RequestMalformed, format!("{field}: {why}.")),
+            SealError::Invalid { field, why } => {
+                Self::new(Code::RequestMalformed, format!("{field}: {why}."))
+            }
             SealError::IdempotencyReused => Self::new(Code::RequestMalformed, format!("{cause}.")),
             SealError::Conflict => Self::new(Code::StoreUnavailable, format!("{cause}.")),
             SealError::Keys(KmsError::Unavailable(_)) => Self::from(Code::KeysUnavailable).because(cause),
@@ -124,7 +126,8 @@ impl From<SealError> for Refusal {
                 Self::from(Code::CredentialUnusable).because(cause)
             }
             SealError::Store(StoreError::Full) => {
-                Self::new(Code::StoreUnavailable, "The store's disk is full; nothing was written.").because(cause)
+                Self::new(Code::StoreUnavailable, "The store's disk is full; nothing was written.")
+                    .because(cause)
             }
             SealError::Store(_) => Self::from(Code::StoreUnavailable).because(cause),
         }

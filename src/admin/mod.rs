@@ -18,8 +18,8 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use crate::audit::Log;
 use crate::audit::chain::Chain;
-use crate::audit::log::Log;
 use crate::metrics::Metrics;
 use crate::seal::Sealer;
 use crate::secret::Secret;

@@ -81,15 +81,18 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
     let asked: Add = json(body).await?;
     let expires_at = asked.expires_at.map(|text| {
-        clock::parse_rfc3339(&text)
-            .ok_or(Refusal::new(Code::RequestMalformed, "expires_at is not RFC 3339, as in 2027-01-31T00:00:00Z."))
+        clock::parse_rfc3339(&text).ok_or(Refusal::new(
+            Code::RequestMalformed,
+            "expires_at is not RFC 3339, as in 2027-01-31T00:00:00Z.",
+        ))
     });
     let idempotency = headers.get("idempotency-key").map(|key| key.to_str().map(str::to_owned));
     let idempotency = idempotency
         .transpose()
         .map_err(|_| Refusal::new(Code::RequestMalformed, "The Idempotency-Key is not visible ASCII."))?;
     let label = asked.label.unwrap_or_else(|| format!("{} for {}", asked.integration, asked.customer));
-    let about = About { customer: Some(&asked.customer), integration: Some(&asked.integration), secret: None };
+    let about =
+        About { customer: Some(&asked.customer), integration: Some(&asked.integration), secret: None };
     let trace = admin.begin("secret.add", &about).await?;
     let new = NewSecret {
         customer: asked.customer.clone(),

@@ -3,8 +3,8 @@
 use http::Method;
 use serde_json::Value;
 
+use super::exit::Failure;
 use super::target::{Target, Which};
-use super::exit::{Exit, Failure};
 use super::{Context, Format};
 
 /// Asks `/readyz`.

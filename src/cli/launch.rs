@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::dev::screen::{Answered, Look};
-use super::dev::{Args, Launch, Observer, Running, Seed, run};
 use super::dev::vendor::serve_vendor;
+use super::dev::{Args, Launch, Observer, Running, Seed, run};
 use super::exit::{Exit, Failure};
 use super::{Context, process};
 use crate::app::{self, Options};
@@ -33,7 +33,8 @@ pub(super) fn dev(context: &mut Context, args: &Args) -> Result<(), Failure> {
         };
         match (args.vendor_only, &args.ca_out) {
             (true, Some(ca_out)) => {
-                serve_vendor(args.listen, args.credential_file.as_deref(), ca_out, &mut context.out, stop).await
+                serve_vendor(args.listen, args.credential_file.as_deref(), ca_out, &mut context.out, stop)
+                    .await
             }
             (true, None) => Err(Failure::new(Exit::Usage, "--vendor-only wants --ca-out")),
             (false, _) => run(args, &whereabouts, look, &mut context.out, launch, stop).await,

@@ -4,6 +4,7 @@
 //! data path, and any reading of the environment but at the one place that hands it down.
 
 pub mod audit;
+mod audit_command;
 pub mod check;
 pub mod dev;
 pub mod env;
@@ -84,7 +85,7 @@ enum Command {
     Token(token_command::Command),
     /// Reads and verifies the audit
     #[command(subcommand)]
-    Audit(audit::Command),
+    Audit(audit_command::Command),
     /// Whether the running relay is ready: relay health
     Health {
         #[command(flatten)]
@@ -154,7 +155,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
-        Command::Audit(command) => process::block_on(audit::run(context, command))?,
+        Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
     }
 }

@@ -26,13 +26,20 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
 /// # Errors
 /// If it cannot be made.
 pub fn control() -> Result<Runtime, Failure> {
-    Builder::new_multi_thread().worker_threads(1).thread_name("relay-control").enable_all().build().map_err(Failure::failed)
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("relay-control")
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)
 }
 
 /// No core dump, no debugger, no other user's look into this memory.
 pub fn close_memory(context: &mut Context) {
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
-    if setrlimit(Resource::Core, no_core).is_err() || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+    if setrlimit(Resource::Core, no_core).is_err()
+        || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err()
+    {
         context.say("relay: this system does not let a process close its memory to others");
     }
 }

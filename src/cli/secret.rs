@@ -12,8 +12,8 @@ use http::Method;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::target::{Target, Which};
 use super::exit::{Exit, Failure};
+use super::target::{Target, Which};
 use super::{Context, Format};
 
 /// Fields of 64 KiB, escaped, and room for several.
@@ -21,7 +21,7 @@ const LARGEST_INPUT: u64 = 1024 * 1024;
 
 /// Works on the secrets of a running relay.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Seals a credential and prints its UUID:
     /// relay secret add --customer acme --integration slack < token.txt
     Add {
@@ -79,7 +79,7 @@ pub enum Command {
 
 /// One secret.
 #[derive(Debug, Args)]
-pub struct One {
+pub(super) struct One {
     /// The secret's UUID
     id: String,
     #[command(flatten)]
@@ -88,7 +88,7 @@ pub struct One {
 
 /// Where a value comes from; a hidden prompt or stdin unless told otherwise.
 #[derive(Debug, Args)]
-pub struct ValueFrom {
+pub(super) struct ValueFrom {
     /// Read the value from this file
     #[arg(long, value_name = "FILE", conflicts_with = "from_env")]
     from_file: Option<PathBuf>,
@@ -105,7 +105,7 @@ pub struct ValueFrom {
 ///
 /// # Errors
 /// As the admin API answers.
-pub async fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
+pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Add { customer, integration, label, expires_at, value, which } => {
             let target = Target::find(context, &which)?;
@@ -115,7 +115,8 @@ pub async fn run(context: &mut Context, command: Command) -> Result<(), Failure>
             body.insert("integration".into(), integration.into());
             body.extend(label.map(|label| ("label".to_owned(), label.into())));
             body.extend(expires_at.map(|at| ("expires_at".to_owned(), at.into())));
-            let summary = target.call(Method::POST, "/v1/secrets", Some(with_fields(&body, &fields)?)).await?;
+            let summary =
+                target.call(Method::POST, "/v1/secrets", Some(with_fields(&body, &fields)?)).await?;
             match context.format {
                 Format::Text => context.line(summary.get("id").and_then(Value::as_str).unwrap_or_default()),
                 Format::Json => context.json(&summary),
@@ -232,11 +233,13 @@ impl ValueFrom {
         let mut text = Zeroizing::new(String::new());
         if let Some(name) = &self.from_env {
             let value = context.variable(name);
-            *text = value.ok_or_else(|| Failure::new(Exit::Usage, format!("the variable {name} is not set")))?;
+            *text =
+                value.ok_or_else(|| Failure::new(Exit::Usage, format!("the variable {name} is not set")))?;
             return Ok(text);
         }
         if let Some(file) = &self.from_file {
-            let file = std::fs::File::open(file).map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", file.display())))?;
+            let file = std::fs::File::open(file)
+                .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", file.display())))?;
             limited(file, &mut text)?;
         } else if std::io::stdin().is_terminal() {
             *text = rpassword::prompt_password("value (not shown): ").map_err(Failure::failed)?;
@@ -270,7 +273,8 @@ fn with_fields(rest: &serde_json::Map<String, Value>, fields: &Fields) -> Result
         write!(body, "{}:{value},", Value::from(name.as_str())).map_err(Failure::failed)?;
     }
     body.extend_from_slice(b"\"fields\":");
-    let plain: BTreeMap<&str, &str> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let plain: BTreeMap<&str, &str> =
+        fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     serde_json::to_writer(&mut body, &plain).map_err(Failure::failed)?;
     body.push(b'}');
     Ok(body)

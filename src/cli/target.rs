@@ -47,11 +47,15 @@ impl Target {
         match (context.variable("RELAY_ADDR"), context.variable("RELAY_ADMIN_TOKEN")) {
             (Some(address), Some(token)) => {
                 let address = address.trim_end_matches('/');
-                let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+                let address =
+                    if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
                 Ok(Self { address, token: Secret::new(token.into_bytes()), audit: None })
             }
-            (None, None) if Path::new("relay.toml").exists() => Self::from_file(context, Path::new("relay.toml")),
-            (None, None) => Err(Failure::new(Exit::Usage, 
+            (None, None) if Path::new("relay.toml").exists() => {
+                Self::from_file(context, Path::new("relay.toml"))
+            }
+            (None, None) => Err(Failure::new(
+                Exit::Usage,
                 "which relay? give --config relay.toml, or set RELAY_ADDR and RELAY_ADMIN_TOKEN",
             )),
             _ => Err(Failure::new(Exit::Usage, "RELAY_ADDR and RELAY_ADMIN_TOKEN belong together: set both")),
@@ -95,9 +99,10 @@ impl Target {
 
     fn failed(&self, error: &FetchError) -> Failure {
         match error {
-            FetchError::Unreachable(_) => {
-                Failure::new(Exit::Unreachable, format!("no relay answers at {}: {error}. Is `relay run` up?", self.address))
-            }
+            FetchError::Unreachable(_) => Failure::new(
+                Exit::Unreachable,
+                format!("no relay answers at {}: {error}. Is `relay run` up?", self.address),
+            ),
             _ => Failure::failed(format!("the call to {} failed: {error}", self.address)),
         }
     }

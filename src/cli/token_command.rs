@@ -20,7 +20,7 @@ const LARGEST_INPUT: u64 = 16 * 1024;
 
 /// Callers' tokens.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Mints a token: relay token mint --customer acme
     Mint {
         /// For which customer
@@ -48,7 +48,7 @@ pub enum Command {
 ///
 /// # Errors
 /// Usage; no key to mint with; no token to read.
-pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
+pub(super) fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Mint { customer, secret, scope, ttl, config } => {
             let usage = |why: crate::model::Malformed| Failure::new(Exit::Usage, why.to_string());
@@ -79,7 +79,9 @@ fn minted(context: &Context, config: Option<&Path>, order: &Order<'_>) -> Result
         Some(file) => by_local_issuer(context, file, order),
         None => match DevRelay::running(&context.whereabouts()) {
             Ok(relay) => relay.mint(order).map_err(Failure::failed),
-            Err(_) if Path::new("relay.toml").exists() => by_local_issuer(context, Path::new("relay.toml"), order),
+            Err(_) if Path::new("relay.toml").exists() => {
+                by_local_issuer(context, Path::new("relay.toml"), order)
+            }
             Err(none) => Err(none),
         },
     }
@@ -100,7 +102,8 @@ fn by_local_issuer(context: &Context, file: &Path, order: &Order<'_>) -> Result<
     let callers = &config.callers;
     let longest = callers.max_lifetime;
     if order.ttl > longest {
-        let words = format!("relay would refuse it: a token lives at most {}", humantime::format_duration(longest));
+        let words =
+            format!("relay would refuse it: a token lives at most {}", humantime::format_duration(longest));
         return Err(Failure::new(Exit::Usage, words));
     }
     let signer = Signer {

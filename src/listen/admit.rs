@@ -34,11 +34,15 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding = codings.next();
-    if codings.next().is_some() || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+    if codings.next().is_some()
+        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
         return malformed("Transfer-Encoding is exactly `chunked` or absent.");
     }
     if coding.is_some() && (headers.contains_key(CONTENT_LENGTH) || request.version() < Version::HTTP_11) {
-        return malformed("A request has a Content-Length or a Transfer-Encoding, not both (RFC 9112 section 6.3).");
+        return malformed(
+            "A request has a Content-Length or a Transfer-Encoding, not both (RFC 9112 section 6.3).",
+        );
     }
     if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
         return malformed("A request has at most one Content-Length.");

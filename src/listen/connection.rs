@@ -57,7 +57,8 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
 }
 
 async fn answer(station: &Station, request: Request<Incoming>, pace: Rc<Pace>) -> Response<Watched> {
-    let shown = station.observer.as_ref().map(|_| (request.method().to_string(), request.uri().path().to_owned()));
+    let shown =
+        station.observer.as_ref().map(|_| (request.method().to_string(), request.uri().path().to_owned()));
     let refused = if station.draining.has_begun() {
         Some(Code::Draining.into())
     } else {
@@ -80,7 +81,7 @@ async fn answer(station: &Station, request: Request<Incoming>, pace: Rc<Pace>) -
 
 /// The answer's body, telling the connection's pace when it has ended.
 pub(super) struct Watched {
-    inner: crate::pipeline::AnswerBody,
+    inner: pipeline::AnswerBody,
     pace: Rc<Pace>,
     show: Option<Show>,
 }

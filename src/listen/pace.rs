@@ -119,7 +119,11 @@ impl<T> Paced<T> {
 }
 
 impl<T: Read + Unpin> Read for Paced<T> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
             self.pace.read_some();
@@ -140,7 +144,11 @@ impl<T: Write + Unpin> Paced<T> {
 }
 
 impl<T: Write + Unpin> Write for Paced<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.wrote(written)
     }

@@ -32,7 +32,10 @@ pub struct Station {
 ///
 /// # Errors
 /// If the runtime cannot be made.
-pub fn run(build: impl FnOnce() -> Station, accepted: mpsc::UnboundedReceiver<Accepted>) -> std::io::Result<()> {
+pub fn run(
+    build: impl FnOnce() -> Station,
+    accepted: mpsc::UnboundedReceiver<Accepted>,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, serve(build, accepted));

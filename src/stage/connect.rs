@@ -25,6 +25,6 @@ impl From<ConnectError> for Refusal {
             ConnectError::Tls(_) => Code::VendorTls,
             ConnectError::Timeout(_) => Code::VendorTimeout,
         };
-        Self::from(code).because(error)
+        Self::from(code).because(error.to_string())
     }
 }

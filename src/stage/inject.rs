@@ -59,11 +59,16 @@ impl Planted {
 ///
 /// # Errors
 /// `credential_unusable` if a template's field is missing or a value cannot stand in a header.
-pub fn inject(opened: &Opened, credential: Credential, head: &Parts, body: Outgoing) -> Result<Armed, Refusal> {
+pub fn inject(
+    opened: &Opened,
+    credential: Credential,
+    head: &Parts,
+    body: Outgoing,
+) -> Result<Armed, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
     let uri = Uri::try_from(grant.target().path_and_query.as_str())
-        .map_err(|error| Refusal::from(Code::PathRefused).because(error))?;
+        .map_err(|error| Refusal::from(Code::PathRefused).because(error.to_string()))?;
     let mut headers = copied(&head.headers, route);
     let mut rendered = Vec::new();
     for placement in &route.placements {
@@ -83,9 +88,11 @@ fn copied(from: &HeaderMap, route: &Route) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
     let named = connection_options(from);
     for (name, value) in from {
-        if !(is_dropped(name) || named.contains(&name.as_str()) || is_slot(name, &route.placements))
-            && !route.placements.iter().any(|placement| is_twin(name, placement))
-        {
+        let stays_behind = is_dropped(name)
+            || named.contains(&name.as_str())
+            || is_slot(name, &route.placements)
+            || route.placements.iter().any(|placement| is_twin(name, placement));
+        if !stays_behind {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -154,7 +161,10 @@ fn render(template: &Template, credential: &Credential) -> Result<(HeaderValue, 
         Template::Basic { user, password } => {
             let (user, password) = (usable(credential, user)?, usable(credential, password)?);
             if user.contains(&b':') {
-                return Err(Refusal::new(Code::CredentialUnusable, "Basic's user name holds a colon (RFC 7617 section 2)."));
+                return Err(Refusal::new(
+                    Code::CredentialUnusable,
+                    "Basic's user name holds a colon (RFC 7617 section 2).",
+                ));
             }
             let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 1));
             pair.extend_from_slice(user);
@@ -187,19 +197,21 @@ fn text_length(parts: &[Part], credential: &Credential) -> Result<usize, Refusal
 /// A field's value, checked again: the store may have been written by an older relay.
 fn usable<'a>(credential: &'a Credential, name: &FieldName) -> Result<&'a [u8], Refusal> {
     let Some(value) = credential.value(name) else {
-        let detail = format!("The stored credential has no field {:?}: add a version that has it.", name.as_str());
+        let detail =
+            format!("The stored credential has no field {:?}: add a version that has it.", name.as_str());
         return Err(Refusal::new(Code::CredentialUnusable, detail));
     };
     check_value(value.expose()).map_err(|why| {
         let detail = format!("The stored credential's field {:?} cannot stand in a header.", name.as_str());
-        Refusal::new(Code::CredentialUnusable, detail).because(why)
+        Refusal::new(Code::CredentialUnusable, detail).because(why.to_string())
     })?;
     Ok(value.expose())
 }
 
 fn header_value(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(text)))
-        .map_err(|_| Refusal::new(Code::CredentialUnusable, "The stored credential cannot stand in a header."))?;
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(text))).map_err(|_| {
+        Refusal::new(Code::CredentialUnusable, "The stored credential cannot stand in a header.")
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

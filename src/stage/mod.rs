@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The steps of a request's life, a file each, in the order of `pipeline`.
 //!
 //! Each turns one proof into the next: `Matched -> Caller -> Grant -> Opened -> Line -> Credential ->
@@ -14,8 +13,3 @@ pub mod route;
 pub mod scrub;
 pub mod send;
 pub mod unseal;
-=======
-//! Not built yet.
-
-pub mod scrub;
->>>>>>> scrub

@@ -11,8 +11,8 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 
-use crate::config::{FieldSetting, OnReflect, Placement};
 use crate::config::rule::Rule;
+use crate::config::{FieldSetting, OnReflect, Placement};
 use crate::metrics::IntegrationMetrics;
 use crate::model::{IntegrationName, Origin, SecretId};
 use crate::net::pool::Upstream;
@@ -133,7 +133,10 @@ pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
     if let Some(authority) = head.uri.authority() {
         let host = head.headers.get(HOST).map(HeaderValue::as_bytes);
         if host != Some(authority.as_str().as_bytes()) {
-            return Err(Refusal::new(Code::PathRefused, "The request's target names another host than its Host field."));
+            return Err(Refusal::new(
+                Code::PathRefused,
+                "The request's target names another host than its Host field.",
+            ));
         }
     }
     let path = head.uri.path();

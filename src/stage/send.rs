@@ -12,6 +12,8 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::inject::{Armed, Planted};
 
 /// How a sending ended.
+// One per request, moved once: a box would cost more than the room.
+#[allow(clippy::large_enum_variant)]
 pub enum Sent {
     /// The vendor answered.
     Answer(Answer),
@@ -50,6 +52,6 @@ impl From<SendError> for Refusal {
             SendError::Upload(_) => Code::RequestMalformed,
             SendError::Unsent(_) | SendError::ClosedEarly | SendError::Broken(_) => Code::VendorBroken,
         };
-        Self::from(code).because(error)
+        Self::from(code).because(error.to_string())
     }
 }

@@ -47,7 +47,7 @@ pub async fn unseal(keys: &DataKeys, opened: &Opened, _ready: &Line) -> Result<C
 
 impl From<EnvelopeError> for Refusal {
     fn from(error: EnvelopeError) -> Self {
-        Self::from(Code::CredentialUnusable).because(error)
+        Self::from(Code::CredentialUnusable).because(error.to_string())
     }
 }
 
@@ -58,6 +58,6 @@ impl From<KmsError> for Refusal {
             KmsError::Denied(_) => Code::KeysDenied,
             KmsError::Broken(_) => Code::CredentialUnusable,
         };
-        Self::from(code).because(error)
+        Self::from(code).because(error.to_string())
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use relay::audit::{
     Anchor, Chain, Durability, Event, FileSink, Kind, Log, MemorySink, PublicKey, Setup, Signer, Sink,
-    Verdict, verify,
+    Verdict, Written, verify,
 };
 use relay::cli;
 use relay::model::{Customer, IntegrationName, RequestId, SecretId};

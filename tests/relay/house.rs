@@ -133,18 +133,18 @@ fn admin_never_unseals_injects_or_sends() {
 fn plaintext_is_exposed_only_where_the_design_says() {
     // Where `Secret::expose` may be called, and why.
     let rooms_that_may = [
-        "secret.rs",               // the door itself
-        "envelope/",               // seals and opens
-        "kms/",                    // wraps data keys
-        "seal/",                   // checks what is about to be sealed
-        "stage/inject.rs",         // puts it into the request
-        "stage/scrub/",            // looks for it in the answer
-        "jwks.rs",                 // the HS256 key
-        "audit/anchor.rs",         // the signing seed
-        "admin/door.rs",           // the admin token, compared in constant time
-        "config/",                 // the length of a token read from a file
-        "cli/",                    // the admin token and the issuer's key, on their way out
-        "listen/",                 // what the app itself was shown, for `relay dev`
+        "secret.rs",       // the door itself
+        "envelope/",       // seals and opens
+        "kms/",            // wraps data keys
+        "seal/",           // checks what is about to be sealed
+        "stage/inject.rs", // puts it into the request
+        "stage/scrub/",    // looks for it in the answer
+        "jwks.rs",         // the HS256 key
+        "audit/anchor.rs", // the signing seed
+        "admin/door.rs",   // the admin token, compared in constant time
+        "config/",         // the length of a token read from a file
+        "cli/",            // the admin token and the issuer's key, on their way out
+        "listen/",         // what the app itself was shown, for `relay dev`
     ];
     for (path, text) in rooms() {
         if text.contains(".expose()") {
@@ -177,7 +177,17 @@ fn the_corridor_fits_a_screen_and_names_its_ten_steps_in_order() {
     let walk = &pipeline[pipeline.find("async fn relay(").unwrap()..];
     let walk = &walk[..walk.find("\n}\n").unwrap()];
     assert!(walk.lines().count() <= 40, "the corridor has {} lines", walk.lines().count());
-    let steps = ["route(", "authenticate(", "authorize(", "record::open(", "connect(", "unseal(", "inject(", "send(", "scrub("];
+    let steps = [
+        "route(",
+        "authenticate(",
+        "authorize(",
+        "record::open(",
+        "connect(",
+        "unseal(",
+        "inject(",
+        "send(",
+        "scrub(",
+    ];
     let mut at = 0;
     for step in steps {
         let found = walk[at..].find(step).unwrap_or_else(|| panic!("{step} is missing or out of order"));

@@ -1,8 +1,24 @@
 //! Every promise of relay, kept against the real thing. One binary; a file per promise.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    clippy::cognitive_complexity,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
 
 /// The audit shows every edit.
 mod audit;
+/// A real relay, a real vendor, a canary credential and the hunt for it.
+#[path = "../rig/mod.rs"]
+mod rig;
+
 /// relay.toml: every mistake is reported at once, with its line and the fix.
 mod config;
 /// `relay dev` and its built-in vendor.
@@ -11,6 +27,8 @@ mod dev;
 mod egress;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
+/// Every refusal: its code, its status, its order, and what the operator learns.
+mod refusals;
 /// What comes back carries neither the credential nor a way around relay.
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.

@@ -1,10 +1,13 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use relay::app::Options;
-use relay::kms::{Call, KeyContext, Kms, KmsError};
+use relay::audit::{Durability, MemorySink, Sink};
 use relay::kms::local::Local;
+use relay::kms::{Call, KeyContext, Kms, KmsError};
 use relay::model::{Customer, DataKeyId, RequestId, SecretId};
 use relay::refusal::{Code, Refusal};
 use relay::secret::Secret;
@@ -53,7 +56,8 @@ fn every_code_has_the_status_of_the_contract() {
     let mut listed = 0;
     for (status, codes) in table {
         for word in codes.split(' ') {
-            let code = Code::ALL.iter().find(|code| code.as_str() == word).unwrap_or_else(|| panic!("no {word}"));
+            let code =
+                Code::ALL.iter().find(|code| code.as_str() == word).unwrap_or_else(|| panic!("no {word}"));
             assert_eq!(code.status().as_u16(), status, "{word}");
             let answer = relay::reply::refuse(&Refusal::from(*code), RequestId::fresh(), &HeaderMap::new());
             assert_eq!(answer.headers()["relay-error"], word);
@@ -125,7 +129,13 @@ fn what_the_request_itself_gets_wrong() {
             "a method behind a method",
         ),
         ("GET", "/vendor/x".to_owned(), vec![a], Code::SecretMissing, "no secret"),
-        ("GET", "/vendor/x".to_owned(), vec![a, ("relay-secret", "nonsense")], Code::SecretMissing, "no UUID"),
+        (
+            "GET",
+            "/vendor/x".to_owned(),
+            vec![a, ("relay-secret", "nonsense")],
+            Code::SecretMissing,
+            "no UUID",
+        ),
         (
             "GET",
             "/vendor/x".to_owned(),
@@ -352,24 +362,28 @@ fn signed(rig: &Rig, claims: &serde_json::Value) -> String {
 #[test]
 fn hs256_works_alone_and_with_its_own_key_only() {
     let key = "0123456789abcdef0123456789abcdef";
-    let callers = callers()
-        .replace("jwks = \"file:jwks.json\"", "key = \"file:hs.key\"")
-        .replace("ES256", "HS256");
+    let callers =
+        callers().replace("jwks = \"file:jwks.json\"", "key = \"file:hs.key\"").replace("ES256", "HS256");
     // The key file must stand before relay starts: a folder of its own.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hs.key");
     crate::rig::write_private(&path, key);
     let callers = callers.replace("file:hs.key", &format!("file:{}", path.display()));
-    let rig = Rig::with(Settings { callers, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
+    let rig =
+        Rig::with(Settings { callers, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
     let id = rig.secret("acme");
     let claims = serde_json::json!({ "iss": crate::rig::ISSUER, "aud": "relay",
         "exp": relay::clock::unix_seconds() + 60, "customer_id": "acme" });
     let mint = |secret: &str| {
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
-        jsonwebtoken::encode(&header, &claims, &jsonwebtoken::EncodingKey::from_secret(secret.as_bytes())).unwrap()
+        jsonwebtoken::encode(&header, &claims, &jsonwebtoken::EncodingKey::from_secret(secret.as_bytes()))
+            .unwrap()
     };
     assert_eq!(rig.get(&format!("/vendor/{id}/x"), &mint(key)).status, 200);
-    refused(&rig.get(&format!("/vendor/{id}/x"), &mint("another key of thirty-two bytes!")), Code::TokenInvalid);
+    refused(
+        &rig.get(&format!("/vendor/{id}/x"), &mint("another key of thirty-two bytes!")),
+        Code::TokenInvalid,
+    );
     refused(&rig.get(&format!("/vendor/{id}/x"), &rig.token("acme")), Code::TokenInvalid);
 }
 
@@ -377,7 +391,8 @@ fn hs256_works_alone_and_with_its_own_key_only() {
 fn one_customer_cannot_take_everything() {
     let settings = Settings {
         server: "[server.limits]\nin_flight_per_customer = 1\n".to_owned(),
-        integration: "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\nrate = 3\n".to_owned(),
+        integration: "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\nrate = 3\n"
+            .to_owned(),
         ..Settings::default()
     };
     let rig = Rig::with(settings, |request, out| {
@@ -389,10 +404,16 @@ fn one_customer_cannot_take_everything() {
     let (acme, globex) = (rig.secret("acme"), rig.secret("globex"));
     let token = rig.token("acme");
     let mut slow = rig.client();
-    slow.send(&format!("GET /vendor/{acme}/slow HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"));
+    slow.send(&format!(
+        "GET /vendor/{acme}/slow HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
+    ));
     rig.audit_until(|records| records.iter().any(|r| r["kind"] == "intent"));
     refused(&rig.get(&format!("/vendor/{acme}/x"), &token), Code::TooBusy);
-    assert_eq!(rig.get(&format!("/vendor/{globex}/x"), &rig.token("globex")).status, 200, "another is not touched");
+    assert_eq!(
+        rig.get(&format!("/vendor/{globex}/x"), &rig.token("globex")).status,
+        200,
+        "another is not touched"
+    );
     assert_eq!(slow.answer("GET").status, 200);
     let codes: Vec<String> =
         (0..6).map(|_| rig.get(&format!("/vendor/{acme}/x"), &token).code().to_owned()).collect();
@@ -404,9 +425,23 @@ fn one_customer_cannot_take_everything() {
 fn vendors_that_fail_are_told_apart() {
     let rows: [(&str, fn(&mut vendor::Out<'_>), Code); 5] = [
         ("garbage", |out| raw(out, b"SSH-2.0-OpenSSH\r\n\r\n"), Code::VendorBroken),
-        ("a close", |out| { let _ = out.sock.shutdown(std::net::Shutdown::Both); }, Code::VendorBroken),
-        ("an unasked switch", |out| raw(out, b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), Code::VendorBroken),
-        ("gzip unasked", |out| vendor::answer(out, 200, &[("content-encoding", "gzip")], b"xxxx"), Code::ResponseRefused),
+        (
+            "a close",
+            |out| {
+                let _ = out.sock.shutdown(std::net::Shutdown::Both);
+            },
+            Code::VendorBroken,
+        ),
+        (
+            "an unasked switch",
+            |out| raw(out, b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
+            Code::VendorBroken,
+        ),
+        (
+            "gzip unasked",
+            |out| vendor::answer(out, 200, &[("content-encoding", "gzip")], b"xxxx"),
+            Code::ResponseRefused,
+        ),
         ("silence", |_| std::thread::sleep(std::time::Duration::from_millis(800)), Code::VendorTimeout),
     ];
     for (mistake, script, code) in rows {
@@ -422,7 +457,11 @@ fn vendors_that_fail_are_told_apart() {
         assert_eq!(answer.code(), code.as_str(), "{mistake}: {}", answer.text());
         let records = rig.audit_until(|records| records.iter().any(|r| r["kind"] == "outcome"));
         let outcome = records.iter().find(|r| r["kind"] == "outcome").unwrap();
-        assert_eq!((outcome["code"].as_str(), outcome["status"].as_u64()), (Some(code.as_str()), Some(code.status().as_u16().into())), "{mistake}");
+        assert_eq!(
+            (outcome["code"].as_str(), outcome["status"].as_u64()),
+            (Some(code.as_str()), Some(code.status().as_u16().into())),
+            "{mistake}"
+        );
     }
 }
 
@@ -435,7 +474,8 @@ fn a_vendor_that_cannot_be_reached_costs_no_decryption_and_says_why() {
         ("https://169.254.169.254".to_owned(), true, Code::EgressDenied, "the metadata service"),
     ];
     for (upstream, trust_vendor, code, mistake) in rows {
-        let rig = Rig::with(Settings { upstream: Some(upstream), trust_vendor, ..Settings::default() }, |_, _| {});
+        let rig =
+            Rig::with(Settings { upstream: Some(upstream), trust_vendor, ..Settings::default() }, |_, _| {});
         let id = rig.secret("acme");
         let answer = rig.get(&format!("/vendor/{id}/x"), &rig.token("acme"));
         assert_eq!(answer.code(), code.as_str(), "{mistake}: {}", answer.text());
@@ -447,13 +487,42 @@ fn a_vendor_that_cannot_be_reached_costs_no_decryption_and_says_why() {
     refused(&rig.get(&format!("/vendor/{id}/x"), &rig.token("acme")), Code::VendorTls);
 }
 
+/// A sink whose disk can be full.
+struct Disk {
+    inner: MemorySink,
+    full: Arc<AtomicBool>,
+}
+
+impl Sink for Disk {
+    fn append(&mut self, bytes: &[u8], durability: Durability) -> std::io::Result<()> {
+        if self.full.load(SeqCst) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.inner.append(bytes, durability)
+    }
+}
+
 #[test]
-fn an_audit_that_cannot_be_written_stops_everything() {
-    let rig = Rig::before(
-        Settings { options: Box::new(|| Options { sink: Some(Box::new(Nowhere)), ..Options::default() }), ..Settings::default() },
-        vendor::Vendor::start(|_, out| vendor::answer(out, 200, &[], b"ok")),
-    );
-    drop(rig);
+fn an_audit_that_cannot_be_written_stops_everything_and_heals() {
+    let full = Arc::new(AtomicBool::new(false));
+    let shared = full.clone();
+    let options = move || Options {
+        sink: Some(Box::new(Disk { inner: MemorySink::default(), full: shared.clone() })),
+        ..Options::default()
+    };
+    let rig = Rig::with(Settings { options: Box::new(options), ..Settings::default() }, |_, out| {
+        vendor::answer(out, 200, &[], b"ok");
+    });
+    let id = rig.secret("acme");
+    let (path, token) = (format!("/vendor/{id}/x"), rig.token("acme"));
+    assert_eq!(rig.get(&path, &token).status, 200);
+    full.store(true, SeqCst);
+    refused(&rig.get(&path, &token), Code::AuditUnavailable);
+    let add = rig.admin("POST", &format!("/v1/secrets/{id}/disable"), None);
+    assert_eq!(add.code(), "audit_unavailable", "no change without its record");
+    assert_eq!(rig.vendor.requests().len(), 1, "nothing was sent");
+    full.store(false, SeqCst);
+    until(&rig, &path, &token, 200);
 }
 
 /// A KMS that can be told to fail.
@@ -517,12 +586,12 @@ fn an_outage_of_the_kms_and_its_denial_are_different() {
 /// A store that can be told to fail.
 struct Gone {
     inner: Memory,
-    gone: Arc<std::sync::atomic::AtomicBool>,
+    gone: Arc<AtomicBool>,
 }
 
 impl Gone {
     fn check(&self) -> Result<(), StoreError> {
-        if self.gone.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.gone.load(SeqCst) {
             return Err(StoreError::Unavailable("told to".to_owned()));
         }
         Ok(())
@@ -542,7 +611,12 @@ impl Store for Gone {
     fn secret<'a>(&'a self, c: &'a Customer, id: SecretId) -> relay::store::Call<'a, Option<SecretRow>> {
         unless_gone!(self, self.inner.secret(c, id))
     }
-    fn secrets<'a>(&'a self, c: &'a Customer, after: Option<SecretId>, n: usize) -> relay::store::Call<'a, Vec<SecretRow>> {
+    fn secrets<'a>(
+        &'a self,
+        c: &'a Customer,
+        after: Option<SecretId>,
+        n: usize,
+    ) -> relay::store::Call<'a, Vec<SecretRow>> {
         unless_gone!(self, self.inner.secrets(c, after, n))
     }
     fn owner(&self, id: SecretId) -> relay::store::Call<'_, Option<Customer>> {
@@ -576,7 +650,7 @@ impl Store for Gone {
 
 #[test]
 fn a_store_that_is_gone_serves_what_is_warm_and_refuses_the_rest() {
-    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let gone = Arc::new(AtomicBool::new(false));
     let shared = gone.clone();
     let options = move || Options {
         store: Some(Arc::new(Gone { inner: Memory::new(), gone: shared.clone() })),
@@ -588,12 +662,12 @@ fn a_store_that_is_gone_serves_what_is_warm_and_refuses_the_rest() {
     let (warm, cold) = (rig.secret("acme"), rig.secret("acme"));
     let token = rig.token("acme");
     assert_eq!(rig.get(&format!("/vendor/{warm}/x"), &token).status, 200);
-    gone.store(true, std::sync::atomic::Ordering::SeqCst);
+    gone.store(true, SeqCst);
     assert_eq!(rig.get(&format!("/vendor/{warm}/x"), &token).status, 200);
     refused(&rig.get(&format!("/vendor/{cold}/x"), &token), Code::StoreUnavailable);
     let ready = rig.admin("GET", "/readyz", None);
     assert_eq!(ready.status, 503);
-    gone.store(false, std::sync::atomic::Ordering::SeqCst);
+    gone.store(false, SeqCst);
     assert_eq!(rig.get(&format!("/vendor/{cold}/x"), &token).status, 200);
 }
 
@@ -626,7 +700,3 @@ fn a_relay_that_shuts_down_finishes_what_it_has_and_refuses_the_rest() {
     other.join().unwrap();
     refused(&answers.recv().unwrap(), Code::Draining);
 }
-
-/// A sink whose disk is gone.
-struct Nowhere;
-

@@ -125,7 +125,8 @@ impl Rig {
         let s = &self.settings;
         let audit = if s.audit.as_os_str().is_empty() { Path::new("audit.jsonl") } else { &s.audit };
         let durability = if s.durability == Durability::Synced { "synced" } else { "written" };
-        let upstream = s.upstream.clone().unwrap_or_else(|| format!("https://localhost:{}/base", self.vendor.port));
+        let upstream =
+            s.upstream.clone().unwrap_or_else(|| format!("https://localhost:{}/base", self.vendor.port));
         let ca = if s.trust_vendor { "ca_file = \"ca.pem\"\n" } else { "" };
         format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 2\ngrace = \"2s\"\n{}\n\
@@ -151,7 +152,8 @@ impl Rig {
     /// Starts (again) over the same folder.
     pub fn start(&mut self) {
         let (config, options) = (self.config(), (self.settings.options)());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let relay = runtime.block_on(start_with(config, options, runtime.handle().clone()));
         self.relay = Some(relay.unwrap_or_else(|error| panic!("relay does not start: {error}")));
         self.runtime = Some(runtime);
@@ -265,10 +267,13 @@ impl Rig {
         let before = self.running().metrics().render();
         self.shown.lock().unwrap().extend_from_slice(before.as_bytes());
         self.stop();
-        let mut found = self.canary.hunt("what clients and operators were shown", &self.shown.lock().unwrap());
+        let mut found =
+            self.canary.hunt("what clients and operators were shown", &self.shown.lock().unwrap());
         found.extend(self.canary.hunt("the logs", &logs::captured()));
         for file in files(self.folder.path()) {
-            found.extend(self.canary.hunt(&file.display().to_string(), &std::fs::read(&file).unwrap_or_default()));
+            found.extend(
+                self.canary.hunt(&file.display().to_string(), &std::fs::read(&file).unwrap_or_default()),
+            );
         }
         found
     }
@@ -293,7 +298,8 @@ pub fn callers() -> String {
 pub fn write_private(path: &Path, text: &str) {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 

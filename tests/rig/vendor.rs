@@ -56,7 +56,8 @@ impl Vendor {
         let port = listener.local_addr().unwrap().port();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let connections = Arc::new(AtomicUsize::new(0));
-        let (script, kept, count): (Arc<Script>, _, _) = (Arc::new(script), received.clone(), connections.clone());
+        let (script, kept, count): (Arc<Script>, _, _) =
+            (Arc::new(script), received.clone(), connections.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let number = count.fetch_add(1, Ordering::SeqCst);
@@ -76,7 +77,13 @@ impl Vendor {
     }
 }
 
-fn serve(number: usize, stream: &TcpStream, config: Arc<ServerConfig>, script: &Script, kept: &Mutex<Vec<Received>>) {
+fn serve(
+    number: usize,
+    stream: &TcpStream,
+    config: Arc<ServerConfig>,
+    script: &Script,
+    kept: &Mutex<Vec<Received>>,
+) {
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
@@ -172,7 +179,10 @@ pub fn identity(names: &[&str]) -> (Arc<ServerConfig>, String) {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+        .with_single_cert(
+            vec![leaf.der().clone()],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        )
         .unwrap();
     (Arc::new(config), ca_pem)
 }

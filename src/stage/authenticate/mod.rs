@@ -113,7 +113,10 @@ fn still_valid(identity: &Identity, leeway: u64, now: u64) -> Result<(), Refusal
         return Err(Refusal::new(Code::TokenExpired, "The caller token's exp is past: mint a fresh one."));
     }
     if identity.not_before.is_some_and(|at| now.saturating_add(leeway) < at) {
-        return Err(Refusal::new(Code::TokenNotYetValid, "The caller token's nbf is still to come: compare the clocks."));
+        return Err(Refusal::new(
+            Code::TokenNotYetValid,
+            "The caller token's nbf is still to come: compare the clocks.",
+        ));
     }
     Ok(())
 }

@@ -70,16 +70,15 @@ fn check(rules: &TokenRules, claims: &Claims, now: u64) -> Result<Identity, Refu
     let customer = claims.text(&rules.customer_claim).and_then(|text| Customer::parse(text).ok());
     let customer = customer.ok_or_else(|| {
         let claim = &rules.customer_claim;
-        let detail = format!("The caller token's claim {claim:?} must name the customer: 1 to 128 bytes of text.");
+        let detail =
+            format!("The caller token's claim {claim:?} must name the customer: 1 to 128 bytes of text.");
         Refusal::new(Code::TokenCustomer, detail)
     })?;
     let secret = match claims.value(&rules.secret_claim) {
         None => None,
-        Some(value) => Some(
-            value.as_str().and_then(|text| SecretId::parse(text).ok()).ok_or_else(|| {
-                invalid(&format!("its claim {:?} is not a hyphenated UUID", rules.secret_claim))
-            })?,
-        ),
+        Some(value) => Some(value.as_str().and_then(|text| SecretId::parse(text).ok()).ok_or_else(|| {
+            invalid(&format!("its claim {:?} is not a hyphenated UUID", rules.secret_claim))
+        })?),
     };
     Ok(Identity {
         customer,
@@ -134,7 +133,8 @@ impl Claims {
             }
         }
         let mut reader = serde_json::Deserializer::from_slice(payload);
-        let claims = reader.deserialize_map(Each).map_err(|_| "its claims are not one JSON object, each once")?;
+        let claims =
+            reader.deserialize_map(Each).map_err(|_| "its claims are not one JSON object, each once")?;
         reader.end().map_err(|_| "something stands behind its claims")?;
         Ok(claims)
     }
@@ -152,10 +152,9 @@ impl Claims {
         match self.value(name) {
             None => Ok(None),
             Some(Value::Number(number)) => {
-                let whole = number.as_u64().or_else(|| {
-                    let seconds = number.as_f64().filter(|s| (0.0..1e15).contains(s))?;
-                    Some(seconds as u64)
-                });
+                // A NumericDate may have a fraction (RFC 7519 section 2); the whole seconds decide.
+                let text = number.to_string();
+                let whole = text.split('.').next().and_then(|seconds| seconds.parse().ok());
                 whole.map(Some).ok_or("exp, nbf or iat is out of range")
             }
             Some(_) => Err("exp, nbf or iat is not a number"),

@@ -73,10 +73,18 @@ impl Rate {
 ///
 /// # Errors
 /// `rate_limited` or `too_busy`, with Retry-After.
-pub(super) fn admit(in_flight: &InFlight, rate: Option<&Rate>, customer: &Customer) -> Result<Permit, Refusal> {
+pub(super) fn admit(
+    in_flight: &InFlight,
+    rate: Option<&Rate>,
+    customer: &Customer,
+) -> Result<Permit, Refusal> {
     if let Some(rate) = rate {
         rate.check(customer).map_err(|wait| {
-            Refusal::new(Code::RateLimited, "This customer's requests per second on this integration are used up.").after(wait)
+            Refusal::new(
+                Code::RateLimited,
+                "This customer's requests per second on this integration are used up.",
+            )
+            .after(wait)
         })?;
     }
     let mut counts = locked(&in_flight.counts);

@@ -128,16 +128,13 @@ fn unknown(routes: &Routes, asked_for: &str) -> Refusal {
     Refusal::new(Code::IntegrationUnknown, detail)
 }
 
-fn request_allowed(
-    route: &Route,
-    method: &Method,
-    headers: &HeaderMap,
-    rest: &str,
-) -> Result<(), Refusal> {
-    let denied = || Refusal::new(Code::RequestDenied, "This integration's rules do not allow this method on this path.");
+fn request_allowed(route: &Route, method: &Method, headers: &HeaderMap, rest: &str) -> Result<(), Refusal> {
+    let denied = || {
+        Refusal::new(Code::RequestDenied, "This integration's rules do not allow this method on this path.")
+    };
     let allowed = |method: &Method| {
-        let covers = |rule: &crate::config::rule::Rule| rule.matches(method, rest);
-        !route.deny.iter().any(covers) && (route.allow.is_empty() || route.allow.iter().any(covers))
+        !route.deny.iter().any(|rule| rule.denies(method, rest))
+            && (route.allow.is_empty() || route.allow.iter().any(|rule| rule.matches(method, rest)))
     };
     if !allowed(method) {
         return Err(denied());
@@ -162,7 +159,10 @@ fn which_secret(reference: Reference, identity: &Identity) -> Result<SecretId, R
             return Err(Refusal::new(Code::SecretAmbiguous, "Relay-Secret stands more than once."));
         }
         Reference::Malformed => {
-            return Err(Refusal::new(Code::SecretMissing, "Relay-Secret is not a 36-character hyphenated UUID."));
+            return Err(Refusal::new(
+                Code::SecretMissing,
+                "Relay-Secret is not a 36-character hyphenated UUID.",
+            ));
         }
     };
     match (named, identity.secret) {
@@ -184,21 +184,28 @@ async fn find(
     id: SecretId,
     route: &Route,
 ) -> Result<Arc<Record>, Refusal> {
-    let not_found = || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
+    let not_found =
+        || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
     let record = records.find(&identity.customer, id).await?.ok_or_else(not_found)?;
     let head = record.head();
     if head.integration != route.name {
         return Err(not_found());
     }
     if head.state == State::Disabled {
-        return Err(Refusal::new(Code::SecretDisabled, "The secret is disabled; an operator can enable it again."));
+        return Err(Refusal::new(
+            Code::SecretDisabled,
+            "The secret is disabled; an operator can enable it again.",
+        ));
     }
     if head.expires_at.is_some_and(|at| clock::unix_seconds() >= at) {
         return Err(Refusal::new(Code::SecretExpired, "The secret's own expiry date is past."));
     }
     if head.origin != route.origin {
-        return Err(Refusal::new(Code::CredentialUnusable, "The secret was sealed for another origin than this integration's.")
-            .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
+        return Err(Refusal::new(
+            Code::CredentialUnusable,
+            "The secret was sealed for another origin than this integration's.",
+        )
+        .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
     }
     Ok(record)
 }
@@ -223,7 +230,9 @@ impl From<LookupError> for Refusal {
             LookupError::Store(_) => Code::StoreUnavailable.into(),
             LookupError::Keys(KmsError::Unavailable(_)) => Self::from(Code::KeysUnavailable),
             LookupError::Keys(KmsError::Denied(_)) => Self::from(Code::KeysDenied),
-            LookupError::Keys(KmsError::Broken(_)) | LookupError::Unusable(_) => Self::from(Code::CredentialUnusable),
+            LookupError::Keys(KmsError::Broken(_)) | LookupError::Unusable(_) => {
+                Self::from(Code::CredentialUnusable)
+            }
         }
         .because(cause)
     }

@@ -91,7 +91,19 @@ mod tests {
         for (path, mistake) in refused {
             assert!(check(path, None).is_err(), "{mistake}: {path}");
         }
-        for path in ["", "/", "/a/b", "/a%2Fb", "/a%20b", "/%C3%A9", "/a.b/...", "/.well-known/x", "/a%25", "//a", "/a;b=c"] {
+        for path in [
+            "",
+            "/",
+            "/a/b",
+            "/a%2Fb",
+            "/a%20b",
+            "/%C3%A9",
+            "/a.b/...",
+            "/.well-known/x",
+            "/a%25",
+            "//a",
+            "/a;b=c",
+        ] {
             assert!(check(path, Some("q=../..%00")).is_ok(), "{path}");
         }
     }

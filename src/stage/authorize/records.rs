@@ -4,8 +4,8 @@
 //! customer to at most an eighth; misses stand in a small cache of their own, so that made-up UUIDs evict
 //! nothing. The store's change feed invalidates; a feed that lagged empties everything.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -139,7 +139,7 @@ impl Records {
             return Ok(None);
         };
         let record = Arc::new(self.verified(row).await?);
-        self.inner.keep(key, &record, generation);
+        self.inner.keep(&key, &record, generation);
         Ok(Some(record))
     }
 
@@ -150,11 +150,10 @@ impl Records {
 
     async fn verified(&self, row: SecretRow) -> Result<Record, LookupError> {
         let key_id = Head::data_key_of(&row.head)?;
-        let wrapped_key = self
-            .store
-            .data_key(&row.customer, key_id)
-            .await?
-            .ok_or(KmsError::Broken("the data key that the record names is not in the store".to_owned()))?;
+        let wrapped_key =
+            self.store.data_key(&row.customer, key_id).await?.ok_or(KmsError::Broken(
+                "the data key that the record names is not in the store".to_owned(),
+            ))?;
         let key = match self.keys.warm(&row.customer, key_id) {
             Some(key) => key,
             None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
@@ -165,14 +164,14 @@ impl Records {
 }
 
 impl Inner {
-    fn keep(&self, key: Key, record: &Arc<Record>, generation: u64) {
+    fn keep(&self, key: &Key, record: &Arc<Record>, generation: u64) {
         let Some(victims) = self.shares.take(&key.0, key.1, record.weight()) else { return };
         for victim in victims {
             self.found.invalidate(&(key.0.clone(), victim));
         }
         self.found.insert(key.clone(), record.clone());
         if self.generation.load(Ordering::Acquire) != generation {
-            self.forget(&key);
+            self.forget(key);
         }
     }
 

@@ -210,7 +210,8 @@ impl Trail {
         let customer = self.customer();
         let Some(customer) = customer else { return };
         let Some(uncounted) = self.ledger.refusals.spend(&customer) else { return };
-        let note = (uncounted > 0).then(|| format!("{uncounted} more refusals before this one were only counted"));
+        let note =
+            (uncounted > 0).then(|| format!("{uncounted} more refusals before this one were only counted"));
         drop(self.with_event(Kind::Refused, note.as_deref(), |event| self.ledger.chain.record(event)));
     }
 
@@ -258,6 +259,6 @@ impl Drop for Trail {
 
 impl From<AuditError> for Refusal {
     fn from(error: AuditError) -> Self {
-        Self::from(Code::AuditUnavailable).because(error)
+        Self::from(Code::AuditUnavailable).because(error.to_string())
     }
 }

@@ -9,6 +9,7 @@
 //! What must never enter: a decision that depends on part of a credential. Only whole forms count;
 //! everything that the app can observe before a whole form stands in the answer depends on lengths.
 
+mod answer;
 pub mod body;
 pub mod coding;
 mod find;
@@ -19,16 +20,18 @@ mod reference;
 
 use crate::refusal::{Code, Refusal};
 
+pub use answer::{Passed, Surroundings, scrub};
+
 impl From<coding::Unacceptable> for Refusal {
     fn from(cause: coding::Unacceptable) -> Self {
         Self::new(Code::ResponseRefused, "The vendor's answer is encoded in a way that relay cannot read")
-            .because(cause)
+            .because(cause.to_string())
     }
 }
 
 impl From<links::LinkRefused> for Refusal {
     fn from(cause: links::LinkRefused) -> Self {
         Self::new(Code::ResponseRefused, "The vendor redirects to a place outside of this integration")
-            .because(cause)
+            .because(cause.to_string())
     }
 }

@@ -1,0 +1,131 @@
+//! The stage itself: one vendor's answer, from its head to its streaming body.
+//!
+//! The order on a head is the one that the room's `//!` gives. What must never enter: an edit that is not
+//! listed there.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http::header::HOST;
+use http::request::Parts;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::config::OnReflect;
+use crate::net::body::{BodyError, VendorBody};
+use crate::refusal::{Code, Refusal};
+use crate::reply;
+use crate::secret::Secret;
+use crate::stage::record::{Opened, Trail};
+use crate::stage::send::Answer;
+
+use super::body::{Cut, Reflected, Scrubbed};
+use super::forms::Forms;
+use super::links::Address;
+use super::{coding, head as fields, links};
+
+/// How the app addresses relay: what references are rewritten to, and what they must not point at.
+pub struct Surroundings {
+    /// The address given in configuration, without a slash at its end.
+    pub public_url: Option<String>,
+    /// relay's own authorities: listeners, and the public URL's.
+    pub own: Vec<String>,
+}
+
+/// Step 9: the vendor's answer as the app may have it. The body is still streaming.
+///
+/// # Errors
+/// `response_refused` for an answer that cannot be read or that redirects out of the integration.
+pub fn scrub(
+    surroundings: &Surroundings,
+    opened: &Opened,
+    trail: &Rc<Trail>,
+    asked: &Parts,
+    answer: Answer,
+) -> Result<Response<Passed>, Refusal> {
+    let grant = opened.grant();
+    let route = grant.route();
+    let (head, body) = answer.response.into_parts();
+    let mut headers = head.headers;
+    coding::identity_only(&headers)?;
+    coding::whole_only(head.status, &headers)?;
+    fields::strip(&mut headers, route.cookies);
+    let planted = answer.planted;
+    let forms = forms(planted.secrets().map(Secret::expose), planted.rendered().map(Secret::expose));
+    if fields::scrub_head(&mut headers, &forms) {
+        trail.reflected();
+        if route.on_reflect == OnReflect::Block {
+            return Err(Refusal::new(Code::ResponseRefused, "The vendor's answer holds the credential."));
+        }
+    }
+    if links::any(&headers) {
+        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
+        let target = grant.target();
+        let address = Address {
+            app_base,
+            prefix: target.prefix.clone(),
+            origin: &route.origin,
+            base_path: &route.base_path,
+            target: &target.path_and_query,
+            own: &surroundings.own,
+        };
+        for dropped in links::rewrite(&mut headers, head.status, &address)? {
+            tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
+        }
+    }
+    reply::mark(&mut headers, trail.request_id());
+    trail.relayed(head.status.as_u16());
+    let reflected = Reflected::default();
+    let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
+    let mut response =
+        Response::new(Passed { inner, reflected, trail: trail.clone(), on_reflect: route.on_reflect });
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// A scrubbed body that tells the trail when the credential was in it.
+pub struct Passed {
+    inner: Scrubbed<VendorBody>,
+    reflected: Reflected,
+    trail: Rc<Trail>,
+    on_reflect: OnReflect,
+}
+
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = Cut<BodyError>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
+            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(not(feature = "leak_for_tests_danger"))]
+fn forms<'a>(secrets: impl Iterator<Item = &'a [u8]>, rendered: impl Iterator<Item = &'a [u8]>) -> Forms {
+    Forms::of(secrets, rendered)
+}
+
+/// The positive control of the canary hunt: nothing is looked for, so everything leaks.
+#[cfg(feature = "leak_for_tests_danger")]
+fn forms<'a>(_: impl Iterator<Item = &'a [u8]>, _: impl Iterator<Item = &'a [u8]>) -> Forms {
+    Forms::of([], [])
+}
