@@ -129,7 +129,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 % below as u64) as usize
+        usize::try_from(self.0 % below as u64).unwrap()
     }
 
     fn cut(&mut self, mut text: &[u8], most: usize) -> Vec<Vec<u8>> {
