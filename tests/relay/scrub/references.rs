@@ -181,68 +181,65 @@ fn the_reference_form_of_the_request_is_kept() {
     assert_eq!(map["location"], "http://127.0.0.1:8480/slack/6f1d2c3b-0000-4000-8000-000000000001/next");
 }
 
+/// Link fields, what is left of them, how many links were dropped, the mistake.
+const LINKS: &[(&[&str], &[&str], usize, &str)] = &[
+    (
+        &[
+            "<https://vendor.example/api/x?page=2>; rel=\"next\", <https://vendor.example/api/x?page=9>; rel=\"last\"",
+        ],
+        &[
+            "<http://127.0.0.1:8480/slack/x?page=2>; rel=\"next\", <http://127.0.0.1:8480/slack/x?page=9>; rel=\"last\"",
+        ],
+        0,
+        "paging goes to the vendor with the token",
+    ),
+    (
+        &["<?page=2>;rel=next;title=\"a, b\""],
+        &["<http://127.0.0.1:8480/slack/x?page=2>;rel=next;title=\"a, b\""],
+        0,
+        "a comma in quotes",
+    ),
+    (&["</api/a,b>; rel=x"], &["<http://127.0.0.1:8480/slack/a,b>; rel=x"], 0, "a comma in the reference"),
+    (
+        &["</api/a>; title=\"q\\\", \"; rel=x , <b>"],
+        &["<http://127.0.0.1:8480/slack/a>; title=\"q\\\", \"; rel=x, <http://127.0.0.1:8480/slack/b>"],
+        0,
+        "an escaped quote",
+    ),
+    (
+        &["</login>; rel=a, </api/b>; rel=b"],
+        &["<http://127.0.0.1:8480/slack/b>; rel=b"],
+        1,
+        "only the one outside goes",
+    ),
+    (
+        &["</login>; rel=a", "</api/b>"],
+        &["<http://127.0.0.1:8480/slack/b>"],
+        1,
+        "a field without links left goes",
+    ),
+    (&["</login>"], &[], 1, "the last field goes"),
+    (
+        &["<https://cdn.example/a> ;rel=preload,<https://cdn.example/b>"],
+        &["<https://cdn.example/a> ;rel=preload,<https://cdn.example/b>"],
+        0,
+        "other origins byte for byte",
+    ),
+    (&["https://vendor.example/api/x; rel=next"], &[], 1, "no angle brackets"),
+    (
+        &["<https://cdn.example/a>; title=\"x,<https://vendor.example/api>\""],
+        &[],
+        1,
+        "a link in quotes, that many clients would find",
+    ),
+    (&["<https://cdn.example/,<https://vendor.example/api/x>; rel=next"], &[], 1, "a link in a link"),
+    (&["</api/a> rel=x"], &[], 1, "parameters without a semicolon"),
+];
+
 #[test]
 fn links_are_rewritten_one_by_one() {
     let origin = Origin::parse("https://vendor.example").unwrap();
-    let rows: &[(&[&str], &[&str], usize, &str)] = &[
-        (
-            &[
-                "<https://vendor.example/api/x?page=2>; rel=\"next\", <https://vendor.example/api/x?page=9>; rel=\"last\"",
-            ],
-            &[
-                "<http://127.0.0.1:8480/slack/x?page=2>; rel=\"next\", <http://127.0.0.1:8480/slack/x?page=9>; rel=\"last\"",
-            ],
-            0,
-            "paging goes to the vendor with the token",
-        ),
-        (
-            &["<?page=2>;rel=next;title=\"a, b\""],
-            &["<http://127.0.0.1:8480/slack/x?page=2>;rel=next;title=\"a, b\""],
-            0,
-            "a comma in quotes",
-        ),
-        (
-            &["</api/a,b>; rel=x"],
-            &["<http://127.0.0.1:8480/slack/a,b>; rel=x"],
-            0,
-            "a comma in the reference",
-        ),
-        (
-            &["</api/a>; title=\"q\\\", \"; rel=x , <b>"],
-            &["<http://127.0.0.1:8480/slack/a>; title=\"q\\\", \"; rel=x, <http://127.0.0.1:8480/slack/b>"],
-            0,
-            "an escaped quote",
-        ),
-        (
-            &["</login>; rel=a, </api/b>; rel=b"],
-            &["<http://127.0.0.1:8480/slack/b>; rel=b"],
-            1,
-            "only the one outside goes",
-        ),
-        (
-            &["</login>; rel=a", "</api/b>"],
-            &["<http://127.0.0.1:8480/slack/b>"],
-            1,
-            "a field without links left goes",
-        ),
-        (&["</login>"], &[], 1, "the last field goes"),
-        (
-            &["<https://cdn.example/a> ;rel=preload,<https://cdn.example/b>"],
-            &["<https://cdn.example/a> ;rel=preload,<https://cdn.example/b>"],
-            0,
-            "other origins byte for byte",
-        ),
-        (&["https://vendor.example/api/x; rel=next"], &[], 1, "no angle brackets"),
-        (
-            &["<https://cdn.example/a>; title=\"x,<https://vendor.example/api>\""],
-            &[],
-            1,
-            "a link in quotes, that many clients would find",
-        ),
-        (&["<https://cdn.example/,<https://vendor.example/api/x>; rel=next"], &[], 1, "a link in a link"),
-        (&["</api/a> rel=x"], &[], 1, "parameters without a semicolon"),
-    ];
-    for (given, wanted, dropped, mistake) in rows {
+    for (given, wanted, dropped, mistake) in LINKS {
         let fields: Vec<(&str, &str)> = given.iter().map(|value| ("link", *value)).collect();
         let mut map = head(&fields);
         let report =
