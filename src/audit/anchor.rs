@@ -181,7 +181,7 @@ impl Anchor {
     /// Whether it directly follows `before`, or is the first of all if there is none.
     pub(super) fn follows(&self, before: Option<(u64, Hash)>) -> bool {
         let (seq, hash) = before.unwrap_or_else(|| (0, genesis(ANCHOR_CHAIN)));
-        self.seq == seq + 1 && self.prev == hash
+        self.seq == seq.saturating_add(1) && self.prev == hash
     }
 }
 
@@ -199,7 +199,7 @@ impl Draft<'_> {
     pub(super) fn sign(&self, signer: &Signer) -> Option<Anchor> {
         let (seq, prev) = self.before.unwrap_or_else(|| (0, genesis(ANCHOR_CHAIN)));
         let mut line = Vec::new();
-        begin(&mut line, ANCHOR_CHAIN, seq + 1, &prev, &mut Stamp::default());
+        begin(&mut line, ANCHOR_CHAIN, seq.saturating_add(1), &prev, &mut Stamp::default());
         line.extend_from_slice(b"anchor\",\"why\":\"");
         line.extend_from_slice(self.why.as_str().as_bytes());
         line.extend_from_slice(b"\",\"generation\":");

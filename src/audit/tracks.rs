@@ -72,14 +72,14 @@ impl Tracks {
         }
         let Some(track) = chains.get_mut(record.chain) else { return };
         track.unsealed = true;
-        let fits = |last: &Place| record.seq == last.seq + 1 && record.prev == last.hash;
+        let fits = |last: &Place| record.seq == last.seq.saturating_add(1) && record.prev == last.hash;
         if let Some(misfit) = track.misfit.take() {
             let next = misfit.seq.checked_add(1) == Some(record.seq);
             if fits(&track.last) {
                 found.stray(record.chain, misfit);
             } else if next && record.prev == misfit.hash {
                 track.believe(record.chain, misfit, found);
-            } else if next && misfit.seq == track.last.seq + 1 {
+            } else if next && misfit.seq == track.last.seq.saturating_add(1) {
                 found.altered(record.chain, misfit.seq, misfit.line);
                 track.last = Place { line: misfit.line, seq: misfit.seq, hash: record.prev, sealed: false };
             } else {
@@ -138,11 +138,11 @@ impl Tracks {
         let Self { chains, found } = self;
         for (chain, track) in chains {
             let Some(misfit) = track.misfit.take() else { continue };
-            if misfit.seq == track.last.seq + 1 && !track.last.sealed && track.last.seq > 0 {
+            if misfit.seq == track.last.seq.saturating_add(1) && !track.last.sealed && track.last.seq > 0 {
                 let what = "or the record after it was altered";
                 found.problem(track.last.line, Some(chain), Some(track.last.seq), what.into());
-            } else if misfit.seq > track.last.seq + 1 {
-                found.gap(chain, track.last.seq + 1, misfit.seq - 1, (track.last.line, line));
+            } else if misfit.seq > track.last.seq.saturating_add(1) {
+                found.gap(chain, track.last.seq.saturating_add(1), misfit.seq - 1, (track.last.line, line));
             } else {
                 found.stray(chain, misfit);
             }
@@ -189,9 +189,9 @@ impl Track {
     /// Takes over a misfit that was vouched for, and says what that makes of the one before it.
     fn believe(&mut self, chain: &str, misfit: Misfit, found: &mut Found) {
         let Misfit { line, seq, hash } = misfit;
-        if seq > self.last.seq + 1 {
-            found.gap(chain, self.last.seq + 1, seq - 1, (self.last.line, line));
-        } else if seq == self.last.seq + 1 && !self.last.sealed {
+        if seq > self.last.seq.saturating_add(1) {
+            found.gap(chain, self.last.seq.saturating_add(1), seq - 1, (self.last.line, line));
+        } else if seq == self.last.seq.saturating_add(1) && !self.last.sealed {
             found.altered(chain, self.last.seq, self.last.line);
         } else {
             found.problem(line, Some(chain), Some(seq), "does not follow what stands before it".into());
@@ -206,7 +206,7 @@ impl Track {
                 found.stray(chain, misfit);
             } else if (misfit.seq, misfit.hash) == (head.seq, head.hash) {
                 self.believe(chain, misfit, found);
-            } else if misfit.seq == head.seq && misfit.seq == self.last.seq + 1 {
+            } else if misfit.seq == head.seq && misfit.seq == self.last.seq.saturating_add(1) {
                 found.altered(chain, misfit.seq, misfit.line);
                 self.last = Place { line: misfit.line, seq: misfit.seq, hash: head.hash, sealed: false };
             } else {
@@ -214,7 +214,7 @@ impl Track {
             }
         }
         if self.last.seq < head.seq {
-            found.gap(chain, self.last.seq + 1, head.seq, (self.last.line, line));
+            found.gap(chain, self.last.seq.saturating_add(1), head.seq, (self.last.line, line));
         } else if self.last.seq > head.seq {
             let what = "stands before an anchor that does not name it";
             found.problem(self.last.line, Some(chain), Some(self.last.seq), what.into());

@@ -192,9 +192,9 @@ impl Check<'_> {
         if self.before_is_bad || anchor.follows(self.before) {
             return;
         }
-        let before = self.before.map_or(0, |(seq, _)| seq);
-        if seq > before + 1 {
-            self.tracks.anchors_missing(before + 1, seq - 1, number);
+        let next = self.before.map_or(1, |(seq, _)| seq.saturating_add(1));
+        if seq > next {
+            self.tracks.anchors_missing(next, seq - 1, number);
         } else {
             self.tracks.problem(number, Some(seq), "does not follow the anchor before it");
         }

@@ -185,7 +185,8 @@ impl Writer {
             let due = self.unsealed && sealed_at.elapsed() >= ANCHOR_EVERY;
             if due || !asked.is_empty() {
                 let result = self.seal(if due { Why::Due } else { Why::Asked });
-                if result.is_ok() {
+                // One that failed in the sink is made, and held until it can be written.
+                if result.is_ok() || self.held.anchor.is_some() {
                     sealed_at = Instant::now();
                 }
                 asked.drain(..).for_each(|ask| drop(ask.send(result.clone())));

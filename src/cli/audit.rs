@@ -33,8 +33,15 @@ pub struct Verify {
 }
 
 /// Shows the newest records, and with `follow` what is added for as long as `goes_on` says. The exit code.
-pub fn tail(args: Tail, file: &mut File, goes_on: &dyn Fn() -> bool, out: &mut dyn Write) -> u8 {
-    exit_code(newest(args, file, goes_on, out), out)
+/// What went wrong goes to `talk`.
+pub fn tail(
+    args: Tail,
+    file: &mut File,
+    goes_on: &dyn Fn() -> bool,
+    out: &mut dyn Write,
+    talk: &mut dyn Write,
+) -> u8 {
+    exit_code(newest(args, file, goes_on, out), talk)
 }
 
 /// Checks the audit in `source` and says what was found; progress goes to `talk`. The exit code: 0 if
@@ -46,28 +53,27 @@ pub fn verify(
     out: &mut dyn Write,
     talk: &mut dyn Write,
 ) -> u8 {
-    let counted = Counted { source, size: args.size.unwrap_or(0), read: 0, shown: 0, talk };
+    let counted = Counted { source, size: args.size.unwrap_or(0), read: 0, shown: 0, talk: &mut *talk };
     let verdict = match audit::verify(BufReader::with_capacity(256 * 1024, counted), key, newest) {
         Ok(verdict) => verdict,
-        Err(error) => return exit_code(Err(error), out),
+        Err(error) => return exit_code(Err(error), talk),
     };
     let said = if args.json { as_json(&verdict, out) } else { as_text(&verdict, out) };
-    exit_code(said, out).max(u8::from(!verdict.is_good()))
+    exit_code(said, talk).max(u8::from(!verdict.is_good()))
 }
 
 /// Prints the public key that anchors are checked with. The exit code.
 pub fn key(key: PublicKey, out: &mut dyn Write) -> u8 {
-    let said = writeln!(out, "{key}");
-    exit_code(said, out)
+    u8::from(writeln!(out, "{key}").is_err())
 }
 
 /// A pipe that was closed by its reader is no failure.
-fn exit_code(result: io::Result<()>, out: &mut dyn Write) -> u8 {
+fn exit_code(result: io::Result<()>, talk: &mut dyn Write) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            let _ = writeln!(out, "error: {error}");
+            let _ = writeln!(talk, "error: {error}");
             1
         }
     }

@@ -183,6 +183,29 @@ fn every_deleted_doubled_or_moved_line_is_found() {
 }
 
 #[test]
+fn numbers_at_the_end_of_their_range_are_judged_like_others() {
+    let (bytes, newest) = small_file();
+    let hash = |line: &str| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, line.as_bytes());
+        base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, digest)
+    };
+    let record = |seq: u64, prev: &str| {
+        format!(
+            "{{\"v\":1,\"chain\":\"x\",\"seq\":{seq},\"prev\":\"{prev}\",\"time\":\"\",\"kind\":\"intent\"}}"
+        )
+    };
+    let mut edited = bytes;
+    let mut prev = "A".repeat(43);
+    for seq in [u64::MAX - 2, u64::MAX - 1, u64::MAX, u64::MAX, 0, 1] {
+        let line = record(seq, &prev);
+        prev = hash(&line);
+        edited.extend_from_slice(line.as_bytes());
+        edited.push(b'\n');
+    }
+    assert!(!judge(&edited, Some(&newest)).is_good());
+}
+
+#[test]
 fn a_deleted_record_is_named_by_its_number() {
     let (bytes, newest) = small_file();
     let mut lines = lines(&bytes);
@@ -473,7 +496,7 @@ fn a_sink_that_stays_away_costs_bounded_memory() {
     log.close().unwrap();
     let verdict = judge(&sink.memory.bytes(), kept.newest().as_ref());
     assert_good(&verdict);
-    assert_eq!(verdict.records as usize, intents + outcomes + 2);
+    assert_eq!(verdict.records, (intents + outcomes + 2) as u64);
 }
 
 /// Polls once: `None` while there is no answer, else whether it was a good one.
@@ -608,10 +631,25 @@ fn the_command_line_says_what_is_wrong_and_lets_no_control_character_through() {
     });
     let mut out = Vec::new();
     let args = cli::audit::Tail { lines: 2, follow: false, json: false };
-    assert_eq!(cli::audit::tail(args, &mut fs::File::open(&path).unwrap(), &|| false, &mut out), 0);
+    let mut file = fs::File::open(&path).unwrap();
+    assert_eq!(cli::audit::tail(args, &mut file, &|| false, &mut out, &mut talk), 0);
     let shown = String::from_utf8(out).unwrap();
     assert_eq!(shown.lines().count(), 2, "{shown}");
     assert!(shown.contains("outcome  acme  slack  POST  /chat.postMessage  200"), "{shown}");
     assert!(shown.contains("\\u{1b}[2J\\u{a}") && !shown.contains('\u{1b}'), "{shown}");
-    log.close().unwrap();
+
+    // Follows what is written while it looks, whole lines only.
+    let args = cli::audit::Tail { lines: 1, follow: true, json: true };
+    let rounds = AtomicU64::new(0);
+    let goes_on = || match rounds.fetch_add(1, Ordering::SeqCst) {
+        0 => log.close().is_ok(),
+        1 => true,
+        _ => false,
+    };
+    let mut out = Vec::new();
+    assert_eq!(cli::audit::tail(args, &mut file, &goes_on, &mut out, &mut talk), 0);
+    let shown = lines(&out);
+    assert_eq!(shown.len(), 2);
+    assert!(shown[1].ends_with(b"\"}\n") && is_anchor(&shown[1]), "the last anchor was not followed");
+    assert_eq!(String::from_utf8(talk).unwrap(), "");
 }
