@@ -59,7 +59,7 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<u8, F
     match command {
         Command::Tail { lines, follow, file, which } => {
             let mut file = open(&path(context, file, &which)?)?;
-            Ok(tail(Tail { lines, follow, json }, &mut file, &|| true, &mut context.out))
+            Ok(tail(Tail { lines, follow, json }, &mut file, &|| true, &mut context.out, &mut context.err))
         }
         Command::Verify { file, key, which } => {
             let path = path(context, file, &which)?;

@@ -55,7 +55,7 @@ impl Launch for Real {
                 path: seen.path,
                 status: seen.status,
                 body: seen.body.expose().to_vec(),
-                relay: seen.took,
+                took: seen.took,
             });
         };
         let options = Options { observer: Some(Arc::new(seen)), ..Options::default() };

@@ -57,6 +57,7 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
 }
 
 async fn answer(station: &Station, request: Request<Incoming>, pace: Rc<Pace>) -> Response<Watched> {
+    let started = Instant::now();
     let shown =
         station.observer.as_ref().map(|_| (request.method().to_string(), request.uri().path().to_owned()));
     let refused = if station.draining.has_begun() {
@@ -75,7 +76,8 @@ async fn answer(station: &Station, request: Request<Incoming>, pace: Rc<Pace>) -
     if refused.is_some() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let show = shown.and_then(|(method, path)| Show::of(&station.observer, method, path, &response));
+    let show =
+        shown.and_then(|(method, path)| Show::of(&station.observer, (method, path), &response, started));
     response.map(|inner| Watched { inner, pace, show })
 }
 
@@ -128,12 +130,17 @@ struct Show {
 }
 
 impl Show {
-    fn of(observer: &Observer, method: String, path: String, response: &Answer) -> Option<Self> {
+    fn of(
+        observer: &Observer,
+        (method, path): (String, String),
+        response: &Answer,
+        started: Instant,
+    ) -> Option<Self> {
         let request_id = response.body().request_id();
         let status = response.status().as_u16();
         let body = Secret::new(Vec::new());
         let seen = Seen { request_id, method, path, status, body, took: std::time::Duration::ZERO };
-        Some(Self { observer: observer.clone()?, seen, body: Vec::new(), started: Instant::now() })
+        Some(Self { observer: observer.clone()?, seen, body: Vec::new(), started })
     }
 
     fn saw(&mut self, data: &[u8]) {

@@ -47,8 +47,8 @@ pub struct Answered {
     pub status: u16,
     /// The answer's first bytes; at most 256 are shown.
     pub body: Vec<u8>,
-    /// The time that relay itself took.
-    pub relay: Duration,
+    /// From the head of the request to the end of the answer.
+    pub took: Duration,
 }
 
 /// What the banner says.
@@ -135,11 +135,11 @@ impl Screen {
         let path = seen.as_ref().map_or(&answered.path, |seen| &seen.path);
         let time = clock::rfc3339(clock::unix_seconds());
         let mut text = format!(
-            "{}  {} -> {}  relay {:.1} ms  {}\n",
+            "{}  {} -> {}  in {:.1} ms  {}\n",
             time.get(11..).unwrap_or(&time),
             self.bold(&harmless(&format!("{} {path}", answered.method))),
             self.status(answered.status),
-            answered.relay.as_secs_f64() * 1_000.0,
+            answered.took.as_secs_f64() * 1_000.0,
             self.dim(&harmless(&answered.request_id)),
         );
         let vendor = vendor_side(seen.as_ref());

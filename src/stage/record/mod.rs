@@ -193,10 +193,10 @@ impl Trail {
     }
 
     async fn intent(&self) -> Result<(), Refusal> {
-        let written = self.with_event(Kind::Intent, None, |event| self.ledger.chain.record(event));
-        written.await?;
+        // Set even if the record fails: a sink that hangs may still write it, and its outcome must follow.
         self.opened.set(true);
-        Ok(())
+        let written = self.with_event(Kind::Intent, None, |event| self.ledger.chain.record(event));
+        Ok(written.await?)
     }
 
     fn write(&self, kind: Kind) {

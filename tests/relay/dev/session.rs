@@ -124,14 +124,14 @@ async fn the_calls_are_printed_side_by_side(config: &Config, seen: &Observer, de
         path: format!("/demo/{}{path}", dev.secret),
         status,
         body: body.to_vec(),
-        relay: Duration::from_micros(310),
+        took: Duration::from_micros(310),
     };
     seen(answered("/hello", 200, b"{\"i_was_given\":\"Bearer **********************\"}\x1b[2J"));
     seen(answered("/other", 404, b"{}"));
     let said = out.wait_for("/other").await;
     let row = said.lines().find(|line| line.contains("  authorization: Bearer")).unwrap();
     assert!(row.contains(DEMO_CREDENTIAL) && row.contains(" | "), "{row}");
-    assert!(said.contains("GET /hello -> 200  relay 0.3 ms") && said.contains("i_was_given"), "{said}");
+    assert!(said.contains("GET /hello -> 200  in 0.3 ms") && said.contains("i_was_given"), "{said}");
     assert!(said.contains("\\u{1b}[2J") && !said.contains('\u{1b}'), "an answer must not steer the terminal");
     assert!(said.contains("nothing: relay answered by itself"), "{said}");
 }
@@ -150,7 +150,7 @@ fn a_narrow_terminal_gets_one_side_under_the_other_and_colours_only_if_wanted() 
         path: "/demo/x/hello".to_owned(),
         status: 200,
         body: [b"a long answer ".repeat(20), "\u{e9}".as_bytes()[..1].to_vec()].concat(),
-        relay: Duration::ZERO,
+        took: Duration::ZERO,
     };
     for (width, beside) in [(40, false), (79, false), (80, true), (200, true)] {
         let mut screen = Screen::new(Look { width, colour: false });
