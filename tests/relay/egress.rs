@@ -24,7 +24,7 @@ use relay::net::tls::{Roots, client_config};
 use relay::net::vet::Egress;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 // ---- the vendor
 
@@ -105,6 +105,7 @@ impl Vendor {
                 let serve = async {
                     loop {
                         let (tcp, _) = listener.accept().await.unwrap();
+                        tcp.set_nodelay(true).unwrap();
                         let number = counted.fetch_add(1, Ordering::SeqCst);
                         let tls = server.clone().map(tokio_rustls::TlsAcceptor::from);
                         let raw: Raw = match tls {
@@ -245,7 +246,10 @@ async fn refusal(settings: UpstreamSettings) -> ConnectError {
 }
 
 async fn failure(line: Line, request: Request<Outgoing>) -> SendError {
-    line.send(request).await.err().expect("an answer came")
+    match line.send(request).await {
+        Ok(answer) => panic!("an answer came: {:?}", text(answer).await),
+        Err(error) => error,
+    }
 }
 
 // ---- addresses
@@ -603,20 +607,23 @@ fn idle_connections_are_few_and_do_not_grow_old() {
 
 // ---- what is left on a connection
 
-/// A vendor that answers once, then does `after` and says so; its next connections answer "fresh".
-fn sly<Fut>(after: impl Fn(Raw) -> Fut + Send + Clone + 'static) -> (Vendor, mpsc::Receiver<()>)
+/// A vendor that answers once and, when told, does `after` and says so; its next connections answer "fresh".
+fn sly<Fut>(after: impl Fn(Raw) -> Fut + Send + Clone + 'static) -> (Vendor, Arc<Notify>, mpsc::Receiver<()>)
 where
     Fut: Future<Output = Option<Raw>> + 'static,
 {
     let (done, told) = mpsc::channel();
+    let go = Arc::new(Notify::new());
+    let wait = go.clone();
     let vendor = Vendor::start(Certificate::of("vendor.test"), move |number, mut raw, heard| {
-        let (after, done) = (after.clone(), done.clone());
+        let (after, done, wait) = (after.clone(), done.clone(), wait.clone());
         async move {
             next_request(&mut raw).await;
             say(&mut raw, &ok(if number == 0 { "first" } else { "fresh" })).await;
             if number > 0 {
                 return;
             }
+            wait.notified().await;
             let left = after(raw).await;
             done.send(()).unwrap();
             if let Some(mut raw) = left
@@ -626,7 +633,7 @@ where
             }
         }
     });
-    (vendor, told)
+    (vendor, go, told)
 }
 
 /// After the first answer the worker stands still until the vendor has done its deed, so that the event loop
@@ -636,9 +643,10 @@ where
     Fut: Future<Output = Option<Raw>> + 'static,
 {
     on_worker(async {
-        let ((vendor, told), pool) = (sly(after), pool());
+        let ((vendor, go, told), pool) = (sly(after), pool());
         let upstream = vendor.upstream();
         assert_eq!(exchange(&pool, &upstream, "acme", get()).await, "first", "{mistake}");
+        go.notify_one();
         told.recv().unwrap();
         let reused = line(&pool, &upstream, "acme").await;
         assert!(reused.is_reused(), "{mistake}: the event loop cannot know yet");
