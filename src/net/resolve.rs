@@ -18,9 +18,11 @@ const MOST_ANSWERS: usize = 32;
 /// Turns a host into its addresses.
 pub struct Resolver(Source);
 
+type Answers = dyn Fn(&str) -> Vec<IpAddr> + Send + Sync;
+
 enum Source {
-    System { handle: Handle, built: OnceLock<TokioResolver> },
-    Scripted(Box<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>),
+    System { handle: Handle, built: Box<OnceLock<TokioResolver>> },
+    Scripted(Box<Answers>),
 }
 
 /// A host that has no address, in the operator's words.
@@ -34,7 +36,7 @@ pub struct Unresolved {
 impl Resolver {
     /// A resolver by the system's configuration, which is read at the first use. Lookups run on `handle`.
     pub fn new(handle: Handle) -> Self {
-        Self(Source::System { handle, built: OnceLock::new() })
+        Self(Source::System { handle, built: Box::default() })
     }
 
     /// A resolver that asks `answers` for every name, each time anew. For tests and `relay dev`.
