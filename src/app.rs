@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin};
 
-use crate::audit::{Anchor, Event, FileSink, Kind, Log, MemorySink, Setup, Signer, Sink};
+use crate::audit::{Anchor, Chain, Event, FileSink, Kind, Log, MemorySink, Setup, Signer, Sink};
 use crate::config::{CallerKeys, Callers, Config, Integration, Keys, Limits, StoreChoice};
 use crate::jwks::{Algorithm, KeySet};
 use crate::kms::Kms;
@@ -82,6 +82,7 @@ pub struct Running {
     pub admin: SocketAddr,
     sealer: Arc<Sealer>,
     log: Arc<Log>,
+    chain: Chain,
     metrics: Arc<Metrics>,
     draining: Arc<Draining>,
     admin_stop: watch::Sender<bool>,
@@ -142,13 +143,14 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         observer,
         limits,
     };
-    let api = api(config.admin.token, &sealer, store, &parts);
+    let chain = log.chain();
+    let api = api(config.admin.token, &sealer, store, chain.clone(), &parts);
     let workers = parts.open_doors(listener, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
     let grace = config.server.grace;
-    note(&log, "start").await.map_err(failed("[audit]"))?;
-    Ok(Running { app, admin, sealer, log, metrics, draining, admin_stop, workers, grace })
+    note(&chain, "start").await.map_err(failed("[audit]"))?;
+    Ok(Running { app, admin, sealer, log, chain, metrics, draining, admin_stop, workers, grace })
 }
 
 impl Running {
@@ -178,7 +180,7 @@ impl Running {
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
         let (workers, log) = (self.workers, self.log);
-        let _ = note(&log, "stop").await;
+        let _ = note(&self.chain, "stop").await;
         let closing = tokio::task::spawn_blocking(move || {
             for worker in workers.into_iter().filter(JoinHandle::is_finished) {
                 let _ = worker.join();
@@ -324,10 +326,10 @@ async fn open_log(
     Ok(Arc::new(Log::open(sink, setup).map_err(failed("[audit] path"))?))
 }
 
-async fn note(log: &Log, what: &str) -> Result<(), crate::audit::AuditError> {
+async fn note(chain: &Chain, what: &str) -> Result<(), crate::audit::AuditError> {
     let mut event = Event::of(Kind::System);
     event.note = Some(what);
-    log.chain().record(&event).await
+    chain.record(&event).await
 }
 
 fn token_rules(callers: &Callers) -> Result<TokenRules, StartError> {
@@ -429,7 +431,7 @@ fn surroundings(config: &Config, app: SocketAddr, admin: SocketAddr) -> Surround
     Surroundings { public_url, own }
 }
 
-fn api(token: Secret, sealer: &Arc<Sealer>, store: Arc<dyn Store>, running: &Parts) -> Admin {
+fn api(token: Secret, sealer: &Arc<Sealer>, store: Arc<dyn Store>, chain: Chain, running: &Parts) -> Admin {
     let draining = running.draining.clone();
     Admin {
         token,
@@ -437,7 +439,7 @@ fn api(token: Secret, sealer: &Arc<Sealer>, store: Arc<dyn Store>, running: &Par
         sealer: sealer.clone(),
         store,
         log: running.log.clone(),
-        chain: running.log.chain(),
+        chain,
         metrics: running.metrics.clone(),
         accepting: Box::new(move || !draining.has_begun()),
     }
