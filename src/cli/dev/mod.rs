@@ -46,13 +46,13 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8481")]
     pub admin_listen: SocketAddr,
     /// Only the built-in vendor, without relay, at --listen
-    #[arg(long, hide = true, requires = "ca_out")]
+    #[arg(long, requires = "ca_out")]
     pub vendor_only: bool,
     /// With --vendor-only: where its CA's certificate is written, PEM
-    #[arg(long, hide = true, requires = "vendor_only", value_name = "FILE")]
+    #[arg(long, requires = "vendor_only", value_name = "FILE")]
     pub ca_out: Option<PathBuf>,
     /// With --vendor-only: a file with the credential that it takes instead of the demo one
-    #[arg(long, hide = true, requires = "vendor_only", value_name = "FILE")]
+    #[arg(long, requires = "vendor_only", value_name = "FILE")]
     pub credential_file: Option<PathBuf>,
     /// How the banner calls this program, where the name `relay` alone would not find it
     #[arg(skip)]
