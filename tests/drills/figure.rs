@@ -18,7 +18,7 @@ pub struct Plan {
 /// What came out.
 pub struct Figure {
     pub n: u64,
-    /// `name=value` pairs with commas between them.
+    /// `name=value` pairs with spaces between them.
     pub result: String,
     /// Whether the promise held.
     pub kept: bool,

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     println!(
         "{name} n={} result={} seconds={:.1} commit={}{size}",
         figure.n,
-        figure.result.replace(' ', ","),
+        figure.result,
         begun.elapsed().as_secs_f64(),
         plan.commit
     );
