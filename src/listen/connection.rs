@@ -44,7 +44,8 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
     let connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER)
         .max_headers(MOST_FIELDS)
-        .half_close(true)
+        // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
+        .half_close(false)
         .serve_connection(io, service);
     tokio::select! {
         ended = connection => {

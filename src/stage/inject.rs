@@ -9,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http_body::Body;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::Placement;
@@ -70,6 +71,9 @@ pub fn inject(
     let uri = Uri::try_from(grant.target().path_and_query.as_str())
         .map_err(|error| Refusal::from(Code::PathRefused).because(error.to_string()))?;
     let mut headers = copied(&head.headers, route);
+    if body.is_end_stream() && wants_length(head) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     let mut rendered = Vec::new();
     for placement in &route.placements {
         let (value, pair) = render(&placement.value, &credential)?;
@@ -84,12 +88,20 @@ pub fn inject(
     Ok(Armed { request, planted: Planted { credential, rendered } })
 }
 
+/// Whether no body at all must be said: many servers answer 411 to a POST without a length (RFC 9110
+/// section 8.6).
+fn wants_length(head: &Parts) -> bool {
+    matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
+        || head.headers.contains_key(header::CONTENT_LENGTH)
+        || head.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
 fn copied(from: &HeaderMap, route: &Route) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
     let named = connection_options(from);
     for (name, value) in from {
         let stays_behind = is_dropped(name)
-            || named.contains(&name.as_str())
+            || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
             || is_slot(name, &route.placements)
             || route.placements.iter().any(|placement| is_twin(name, placement));
         if !stays_behind {
@@ -104,9 +116,9 @@ fn copied(from: &HeaderMap, route: &Route) -> HeaderMap {
 }
 
 /// The names that `Connection` lists are hop-by-hop too (RFC 9110 section 7.6.1), whatever they are.
-fn connection_options(from: &HeaderMap) -> Vec<&str> {
-    let values = from.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect()
+fn connection_options(from: &HeaderMap) -> Vec<&[u8]> {
+    let values = from.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect()
 }
 
 /// Fields that never go on: hop-by-hop (RFC 9110 section 7.6.1), framing and `Host` (relay's own),

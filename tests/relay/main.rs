@@ -19,6 +19,8 @@ mod audit;
 #[path = "../rig/mod.rs"]
 mod rig;
 
+/// What the app gets back: the vendor's answer, but for the listed edits.
+mod answers;
 /// relay.toml: every mistake is reported at once, with its line and the fix.
 mod config;
 /// `relay dev` and its built-in vendor.
@@ -27,6 +29,12 @@ mod dev;
 mod egress;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
+/// A request on its way to the vendor: how it names its secret, where its token stands, what goes on.
+mod journey;
+/// Connections to a vendor are shared no further than is safe.
+mod pool;
+/// A vendor that sends the credential back gives it to nobody.
+mod reflection;
 /// Every refusal: its code, its status, its order, and what the operator learns.
 mod refusals;
 /// What comes back carries neither the credential nor a way around relay.
@@ -35,3 +43,5 @@ mod scrub;
 mod sealing;
 /// Both engines keep what they acknowledged.
 mod store;
+/// Bodies stream both ways, and what breaks is seen to break.
+mod streaming;

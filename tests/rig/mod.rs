@@ -55,6 +55,8 @@ pub struct Settings {
     pub more: String,
     /// Lines for `[server]`.
     pub server: String,
+    /// Threads that carry requests; with one, every request meets the same pool.
+    pub workers: usize,
     pub callers: String,
     pub audit: PathBuf,
     pub durability: Durability,
@@ -69,6 +71,7 @@ impl Default for Settings {
             integration: "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]".to_owned(),
             more: String::new(),
             server: String::new(),
+            workers: 2,
             callers: String::new(),
             audit: PathBuf::new(),
             durability: Durability::Written,
@@ -129,11 +132,12 @@ impl Rig {
             s.upstream.clone().unwrap_or_else(|| format!("https://localhost:{}/base", self.vendor.port));
         let ca = if s.trust_vendor { "ca_file = \"ca.pem\"\n" } else { "" };
         format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 2\ngrace = \"2s\"\n{}\n\
+            "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              [callers]\n{}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n\n\
              [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
              [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
+            s.workers,
             s.server,
             if s.callers.is_empty() { callers() } else { s.callers.clone() },
             audit.display(),

@@ -10,7 +10,6 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 pub type Out<'a> = StreamOwned<ServerConnection, &'a TcpStream>;
-type Script = dyn Fn(&Received, &mut Out<'_>) + Send + Sync;
 
 /// One request as the vendor got it.
 #[derive(Debug, Clone)]
@@ -50,19 +49,40 @@ pub struct Vendor {
 }
 
 impl Vendor {
+    /// A vendor that reads whole requests and answers each as `script` writes.
     pub fn start(script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static) -> Self {
+        Self::serving(move |number, tls, kept| serve(number, tls, &script, kept))
+    }
+
+    /// A vendor that reads heads alone; `script` has the connection, the head, and what came with it.
+    pub fn by_hand(script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static) -> Self {
+        Self::serving(move |number, tls, kept| {
+            let mut buffer = Vec::new();
+            while let Some(mut request) = read_head(number, tls, &mut buffer) {
+                request.body = std::mem::take(&mut buffer);
+                kept.lock().unwrap().push(request.clone());
+                script(&request, tls);
+            }
+        })
+    }
+
+    fn serving(each: impl Fn(usize, &mut Out<'_>, &Mutex<Vec<Received>>) + Send + Sync + 'static) -> Self {
         let (config, ca_pem) = identity(&["localhost"]);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let connections = Arc::new(AtomicUsize::new(0));
-        let (script, kept, count): (Arc<Script>, _, _) =
-            (Arc::new(script), received.clone(), connections.clone());
+        let (each, kept, count) = (Arc::new(each), received.clone(), connections.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let number = count.fetch_add(1, Ordering::SeqCst);
-                let (script, kept, config) = (script.clone(), kept.clone(), config.clone());
-                std::thread::spawn(move || serve(number, &stream, config, &*script, &kept));
+                let (each, kept, config) = (each.clone(), kept.clone(), config.clone());
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), &stream);
+                    each(number, &mut tls, &kept);
+                });
             }
         });
         Self { port, ca_pem, received, connections }
@@ -79,18 +99,14 @@ impl Vendor {
 
 fn serve(
     number: usize,
-    stream: &TcpStream,
-    config: Arc<ServerConfig>,
-    script: &Script,
+    tls: &mut Out<'_>,
+    script: &(impl Fn(&Received, &mut Out<'_>) + ?Sized),
     kept: &Mutex<Vec<Received>>,
 ) {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.set_nodelay(true).unwrap();
-    let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
     let mut buffer = Vec::new();
-    while let Some(request) = read(number, &mut tls, &mut buffer) {
+    while let Some(request) = read(number, tls, &mut buffer) {
         kept.lock().unwrap().push(request.clone());
-        script(&request, &mut tls);
+        script(&request, tls);
         let _ = tls.flush();
         if tls.sock.take_error().ok().flatten().is_some() {
             return;
@@ -98,7 +114,7 @@ fn serve(
     }
 }
 
-fn read(connection: usize, tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<Received> {
+fn read_head(connection: usize, tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<Received> {
     let end = loop {
         if let Some(at) = memchr::memmem::find(buffer, b"\r\n\r\n") {
             break at;
@@ -107,7 +123,11 @@ fn read(connection: usize, tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<Re
     };
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     buffer.drain(..end + 4);
-    let mut request = Received { connection, head, body: Vec::new() };
+    Some(Received { connection, head, body: Vec::new() })
+}
+
+fn read(connection: usize, tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<Received> {
+    let mut request = read_head(connection, tls, buffer)?;
     if let Some(length) = request.header("content-length").and_then(|l| l.parse::<usize>().ok()) {
         while buffer.len() < length {
             more(tls, buffer)?;
@@ -136,7 +156,8 @@ fn read(connection: usize, tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<Re
     Some(request)
 }
 
-fn more(tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<()> {
+/// Reads what comes next; `None` at the end.
+pub fn more(tls: &mut Out<'_>, buffer: &mut Vec<u8>) -> Option<()> {
     let mut piece = [0; 16 * 1024];
     match tls.read(&mut piece) {
         Ok(n) if n > 0 => {

@@ -40,7 +40,7 @@ pub struct Surroundings {
 /// `response_refused` for an answer that cannot be read or that redirects out of the integration.
 pub fn scrub(
     surroundings: &Surroundings,
-    opened: &Opened,
+    opened: Opened,
     trail: &Rc<Trail>,
     asked: &Parts,
     answer: Answer,
@@ -84,8 +84,13 @@ pub fn scrub(
     trail.relayed(head.status.as_u16());
     let reflected = Reflected::default();
     let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
-    let mut response =
-        Response::new(Passed { inner, reflected, trail: trail.clone(), on_reflect: route.on_reflect });
+    let mut response = Response::new(Passed {
+        inner,
+        reflected,
+        trail: trail.clone(),
+        on_reflect: route.on_reflect,
+        _opened: opened,
+    });
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
     Ok(response)
@@ -97,6 +102,8 @@ pub struct Passed {
     reflected: Reflected,
     trail: Rc<Trail>,
     on_reflect: OnReflect,
+    // The customer's place among the requests under way is taken until the answer has ended.
+    _opened: Opened,
 }
 
 impl Body for Passed {
