@@ -58,11 +58,18 @@ pub fn run(plan: &Plan) -> Figure {
         questions.len(),
         again.len()
     );
-    // The naive scrubber gives itself away at every beginning but those that a delimiter would end.
-    Figure { n: asked, result, kept: found == 0 && naive == questions.len() }
+    // Once the last byte is right the whole is found, and goes on marked: counts no longer matter there.
+    let last = questions.iter().filter(|question| question.completes(&forms)).count();
+    Figure { n: asked, result, kept: found == 0 && naive >= questions.len() - last }
 }
 
 impl Question {
+    /// Whether the right guess is the credential's last byte.
+    fn completes(&self, forms: &[Vec<u8>]) -> bool {
+        let right = [self.known.as_slice(), &self.guesses[..1]].concat();
+        forms.iter().any(|form| right.ends_with(form))
+    }
+
     fn again(&self) -> Self {
         Self { known: self.known.clone(), guesses: self.guesses.clone() }
     }
