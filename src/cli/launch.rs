@@ -25,6 +25,7 @@ pub(super) fn dev(context: &mut Context, args: &Args) -> Result<(), Failure> {
     let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
     let look = Look::of(columns, context.variable("NO_COLOR").is_some());
     let launch = Real(control.handle().clone());
+    let args = Args { called: called(context), ..args.clone() };
     control.block_on(async {
         let stop = async {
             if let Err(error) = process::asked_to_stop().await {
@@ -37,9 +38,24 @@ pub(super) fn dev(context: &mut Context, args: &Args) -> Result<(), Failure> {
                     .await
             }
             (true, None) => Err(Failure::new(Exit::Usage, "--vendor-only wants --ca-out")),
-            (false, _) => run(args, &whereabouts, look, &mut context.out, launch, stop).await,
+            (false, _) => run(&args, &whereabouts, look, &mut context.out, launch, stop).await,
         }
     })
+}
+
+/// This program's path, unless the shell finds this very program under its name: after `cargo run` it
+/// does not, and what the banner prints must work as printed.
+fn called(context: &Context) -> Option<String> {
+    let own = std::env::current_exe().ok()?.canonicalize().ok()?;
+    let folders = context.variable("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&folders).map(|folder| folder.join("relay")).find(|file| file.is_file());
+    if found.and_then(|file| file.canonicalize().ok()).is_some_and(|file| file == own) {
+        return None;
+    }
+    let path = own.to_str().filter(|path| !path.contains(|c: char| c == '\'' || c.is_control()))?;
+    let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+    Some(if plain { path.to_owned() } else { format!("'{path}'") })
 }
 
 struct Real(Handle);

@@ -35,8 +35,8 @@ pub(super) enum Command {
         /// How long it lives
         #[arg(long, default_value = "1h")]
         ttl: humantime::Duration,
-        /// The relay.toml whose folder has the local issuer's issuer.key [default: the running dev relay,
-        /// else relay.toml here]
+        /// The relay.toml whose folder has the local issuer's issuer.key [default: relay.toml here if
+        /// issuer.key is here, else the running dev relay]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -75,13 +75,14 @@ pub(super) fn run(context: &mut Context, command: Command) -> Result<(), Failure
 }
 
 fn minted(context: &Context, config: Option<&Path>, order: &Order<'_>) -> Result<String, Failure> {
+    let here = Path::new("relay.toml");
     match config {
         Some(file) => by_local_issuer(context, file, order),
+        // A token by a dev relay's key is of no use to the relay of this folder, and would only be refused.
+        None if here.exists() && Path::new("issuer.key").exists() => by_local_issuer(context, here, order),
         None => match DevRelay::running(&context.whereabouts()) {
             Ok(relay) => relay.mint(order).map_err(Failure::failed),
-            Err(_) if Path::new("relay.toml").exists() => {
-                by_local_issuer(context, Path::new("relay.toml"), order)
-            }
+            Err(_) if here.exists() => by_local_issuer(context, here, order),
             Err(none) => Err(none),
         },
     }

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::admit::admit;
 use super::pace::{Pace, Paced};
-use super::worker::Station;
+use super::station::Station;
 use super::{Observer, Seen};
 use crate::pipeline::{self, Answer};
 use crate::refusal::Code;

@@ -7,6 +7,7 @@
 mod admit;
 mod connection;
 mod pace;
+pub mod station;
 pub mod worker;
 
 use std::io;

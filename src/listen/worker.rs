@@ -1,7 +1,6 @@
 //! One worker: a thread with a single-threaded runtime that serves its share of the connections.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -9,23 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::pace::{Pace, Sweep};
-use super::{Accepted, DoorLimits, Draining, Observer, connection};
-use crate::metrics::Metrics;
-use crate::pipeline::Worker;
-
-/// A worker's place: what its connections share.
-pub struct Station {
-    /// The corridor's own state.
-    pub worker: Worker,
-    /// The door's limits.
-    pub limits: DoorLimits,
-    /// Whether relay is shutting down.
-    pub draining: Arc<Draining>,
-    /// Sees every answer, in `relay dev`.
-    pub observer: Observer,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-}
+use super::station::Station;
+use super::{Accepted, connection};
 
 /// Serves connections until `accepted` closes and every connection has ended. `build` runs inside the
 /// worker's own runtime. Blocks the thread.

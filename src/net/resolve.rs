@@ -18,11 +18,11 @@ const MOST_ANSWERS: usize = 32;
 /// Turns a host into its addresses.
 pub struct Resolver(Source);
 
-type Script = dyn Fn(&str) -> Vec<IpAddr> + Send + Sync;
+type Answers = dyn Fn(&str) -> Vec<IpAddr> + Send + Sync;
 
 enum Source {
     System { handle: Handle, built: Box<OnceLock<TokioResolver>> },
-    Scripted(Box<Script>),
+    Scripted(Box<Answers>),
 }
 
 /// A host that has no address, in the operator's words.

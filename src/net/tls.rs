@@ -13,7 +13,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Which authorities are trusted.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum Roots<'a> {
     /// The public ones that relay is built with.
     BuiltIn,

@@ -20,7 +20,7 @@ use crate::model::FieldName;
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
-use crate::stage::authenticate::is_slot;
+use crate::stage::authenticate::{Token, is_slot};
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
 use crate::stage::unseal::Credential;
@@ -70,7 +70,7 @@ pub fn inject(
     let route = grant.route();
     let uri = Uri::try_from(grant.target().path_and_query.as_str())
         .map_err(|error| Refusal::from(Code::PathRefused).because(error.to_string()))?;
-    let mut headers = copied(&head.headers, route);
+    let mut headers = copied(&head.headers, route, grant.token());
     if body.is_end_stream() && wants_length(head) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
@@ -96,14 +96,15 @@ fn wants_length(head: &Parts) -> bool {
         || head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-fn copied(from: &HeaderMap, route: &Route) -> HeaderMap {
+fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
     let named = connection_options(from);
     for (name, value) in from {
         let stays_behind = is_dropped(name)
             || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
             || is_slot(name, &route.placements)
-            || route.placements.iter().any(|placement| is_twin(name, placement));
+            || route.placements.iter().any(|placement| is_twin(name, placement))
+            || token.stands_in(value.as_bytes());
         if !stays_behind {
             headers.append(name.clone(), value.clone());
         }

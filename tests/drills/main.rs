@@ -1,2 +1,96 @@
-//! The long measurements behind `tests/drill NAME [--full]`.
-fn main() {}
+//! The long measurements behind `tests/drill NAME [--full]`: one file per promise, against real processes.
+//!
+//! Called by the script with the binaries to drive; alone it says which drills there are. The last line
+//! printed is the figure; the exit code is 0 only if the promise held.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+/// What a drill is asked for, and the line that it ends with.
+mod figure;
+/// h2load, and what it says.
+mod load;
+/// nginx, as vendor and as the proxy to compare with.
+mod nginx;
+/// A process that ends with its owner, and what the kernel knows of it.
+mod process;
+/// A real relay, a real vendor, a canary credential and the hunt for it.
+#[path = "../rig/mod.rs"]
+mod rig;
+/// Medians, and how sure they are.
+mod sample;
+/// `relay run` over a folder of its own, and the built-in vendor, as processes.
+mod stage;
+/// System calls per request.
+mod strace;
+
+/// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
+mod canary;
+/// A gibibyte passes each way unchanged, in flat memory.
+mod gib;
+/// An app that guesses the next byte learns nothing from what comes back.
+mod guess;
+/// What was acknowledged survives kill -9.
+mod kill9;
+/// Another customer's UUID is answered as an unknown one, and as fast.
+mod oracle;
+/// Every request of a load is answered and recorded, and the record shows every edit.
+mod requests;
+/// CPU per request beside nginx.
+mod speed;
+/// Events are not delayed.
+mod sse;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use figure::{Figure, Plan};
+
+type Drill = fn(&Plan) -> Figure;
+
+const DRILLS: [(&str, Drill); 8] = [
+    ("requests", requests::run),
+    ("gib", gib::run),
+    ("sse", sse::run),
+    ("guess", guess::run),
+    ("kill9", kill9::run),
+    ("canary", canary::run),
+    ("oracle", oracle::run),
+    ("speed", speed::run),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(plan) = Plan::of(&arguments) else {
+        eprintln!("drills: called by tests/drill NAME [--full]; NAME is one of");
+        DRILLS.iter().for_each(|(name, _)| eprintln!("  {name}"));
+        return ExitCode::from(2);
+    };
+    let Some((name, drill)) = DRILLS.iter().find(|(name, _)| *name == plan.name) else {
+        eprintln!("drills: there is no drill {:?}", plan.name);
+        return ExitCode::from(2);
+    };
+    let begun = Instant::now();
+    // A panic is a drill that could not be carried out, or whose real processes did the unexpected.
+    let figure = catch_unwind(AssertUnwindSafe(|| drill(&plan))).unwrap_or_else(|_| Figure::broken());
+    let size = if plan.full { "" } else { " size=small" };
+    println!(
+        "{name} n={} result={} seconds={:.1} commit={}{size}",
+        figure.n,
+        figure.result,
+        begun.elapsed().as_secs_f64(),
+        plan.commit
+    );
+    if figure.kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

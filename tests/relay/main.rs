@@ -9,6 +9,7 @@
     clippy::too_many_lines,
     clippy::cognitive_complexity,
     clippy::print_stdout,
+    clippy::type_complexity,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -119,6 +119,7 @@ fn what_the_request_itself_gets_wrong() {
         ("GET", "/nowhere/x".to_owned(), vec![a], Code::IntegrationUnknown, "an unknown integration"),
         ("GET", format!("/vendor/{id}/../x"), vec![a], Code::PathRefused, "a dot segment"),
         ("GET", format!("/vendor/{id}/%2e%2e/x"), vec![a], Code::PathRefused, "an encoded dot segment"),
+        ("GET", format!("/vendor/{id}/x?key={token}"), vec![a], Code::PathRefused, "the token in the query"),
         ("PUT", good.clone(), vec![a], Code::RequestDenied, "a method that is not allowed"),
         ("GET", format!("/vendor/{id}/admin/x"), vec![a], Code::RequestDenied, "a path that is denied"),
         (
@@ -699,4 +700,28 @@ fn a_relay_that_shuts_down_finishes_what_it_has_and_refuses_the_rest() {
     rig.stop();
     other.join().unwrap();
     refused(&answers.recv().unwrap(), Code::Draining);
+}
+
+#[test]
+fn the_callers_token_never_reaches_the_vendor_whatever_field_it_stands_in() {
+    let rig = Rig::plain();
+    let id = rig.secret("acme");
+    let token = rig.token("acme");
+    let bearer = format!("Bearer {token}");
+    let pair = {
+        use base64::Engine;
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("x:{token}")))
+    };
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("api-key", &token),
+        ("x-debug", &format!("who={token};")),
+        ("x-original-authorization", &pair),
+        ("x-kept", "kept"),
+    ];
+    assert_eq!(rig.client().request("GET", &format!("/vendor/{id}/x"), &headers, b"").status, 200);
+    let got = rig.vendor.last();
+    assert!(!got.head.contains(&token), "{}", got.head);
+    assert_eq!((got.header("api-key"), got.header("x-debug")), (None, None));
+    assert_eq!((got.header("x-original-authorization"), got.header("x-kept")), (None, Some("kept")));
 }

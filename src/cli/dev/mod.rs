@@ -46,14 +46,17 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8481")]
     pub admin_listen: SocketAddr,
     /// Only the built-in vendor, without relay, at --listen
-    #[arg(long, hide = true, requires = "ca_out")]
+    #[arg(long, requires = "ca_out")]
     pub vendor_only: bool,
     /// With --vendor-only: where its CA's certificate is written, PEM
-    #[arg(long, hide = true, requires = "vendor_only", value_name = "FILE")]
+    #[arg(long, requires = "vendor_only", value_name = "FILE")]
     pub ca_out: Option<PathBuf>,
     /// With --vendor-only: a file with the credential that it takes instead of the demo one
-    #[arg(long, hide = true, requires = "vendor_only", value_name = "FILE")]
+    #[arg(long, requires = "vendor_only", value_name = "FILE")]
     pub credential_file: Option<PathBuf>,
+    /// How the banner calls this program, where the name `relay` alone would not find it
+    #[arg(skip)]
+    pub called: Option<String>,
 }
 
 /// Told of every call that relay answered. Called on the data path: must not block.
@@ -127,7 +130,8 @@ pub async fn run(
     let screen = Screen::new(look);
     let opened = open(&relay, &issuer, made.admin_token, &vendor, whereabouts).await;
     let ended = match opened {
-        Ok((facts, published)) => {
+        Ok((mut facts, published)) => {
+            facts.called.clone_from(&args.called);
             let ended = show(screen, &facts, out, waiting, &events.lost, until).await;
             // First, so that nobody finds a relay that is going.
             drop(published);
@@ -199,6 +203,7 @@ async fn open(
         secret: published.secret.clone(),
         integration: INTEGRATION.to_owned(),
         token: humantime::format_duration(TOKEN_TTL).to_string(),
+        called: None,
     };
     Ok((facts, published.publish(whereabouts)?))
 }

@@ -68,6 +68,8 @@ pub struct Facts {
     pub integration: String,
     /// How long the token lives, in words.
     pub token: String,
+    /// How a shell calls this program, where the name `relay` alone would not find it.
+    pub called: Option<String>,
 }
 
 /// The terminal's side of a dev relay.
@@ -106,7 +108,8 @@ impl Screen {
                 name = "";
             }
         }
-        text.push_str("\nIn another terminal:\n\n  eval \"$(relay env)\"\n");
+        let called = facts.called.as_deref().unwrap_or("relay");
+        text.push_str(&format!("\nIn another terminal:\n\n  eval \"$({called} env)\"\n"));
         text.push_str(&format!(
             "  curl \"$RELAY_URL/{}/$RELAY_SECRET/hello\" -H \"Authorization: Bearer $RELAY_TOKEN\"\n\n",
             facts.integration

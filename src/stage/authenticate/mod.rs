@@ -64,6 +64,17 @@ pub struct Identity {
 pub struct Caller {
     matched: Matched,
     identity: Rc<Identity>,
+    token: Token,
+}
+
+/// The token itself, kept only to be recognised where it must not go: neither printed nor handed out.
+pub struct Token(String);
+
+impl Token {
+    /// Whether `text` holds the token: as such, behind a scheme, or as one half of Basic's pair.
+    pub fn stands_in(&self, text: &[u8]) -> bool {
+        text.len() >= self.0.len() && slots::holds(text, &self.0)
+    }
 }
 
 impl Caller {
@@ -77,9 +88,9 @@ impl Caller {
         &self.matched
     }
 
-    /// Gives both up, for the next stage.
-    pub fn into_parts(self) -> (Matched, Rc<Identity>) {
-        (self.matched, self.identity)
+    /// Gives all up, for the next stage.
+    pub fn into_parts(self) -> (Matched, Rc<Identity>, Token) {
+        (self.matched, self.identity, self.token)
     }
 }
 
@@ -105,7 +116,7 @@ pub fn authenticate(
         }
     };
     still_valid(&identity, rules.leeway.as_secs(), now)?;
-    Ok(Caller { matched, identity })
+    Ok(Caller { matched, identity, token: Token(found.into_owned()) })
 }
 
 fn still_valid(identity: &Identity, leeway: u64, now: u64) -> Result<(), Refusal> {

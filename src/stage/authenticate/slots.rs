@@ -75,6 +75,12 @@ fn token_in(value: &str) -> Option<Cow<'_, str>> {
     is_token(token).then_some(Cow::Borrowed(token))
 }
 
+/// Whether a field's value or a target holds `token`.
+pub(super) fn holds(text: &[u8], token: &str) -> bool {
+    memchr::memmem::find(text, token.as_bytes()).is_some()
+        || std::str::from_utf8(text).ok().and_then(token_in).is_some_and(|found| found == token)
+}
+
 fn behind_scheme<'a>(value: &'a str, schemes: &[&str]) -> Option<&'a str> {
     let (scheme, rest) = value.trim().split_once(' ')?;
     schemes.iter().any(|s| scheme.eq_ignore_ascii_case(s)).then(|| rest.trim())

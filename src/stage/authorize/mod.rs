@@ -19,7 +19,7 @@ use crate::clock;
 use crate::kms::KmsError;
 use crate::model::{SecretId, State};
 use crate::refusal::{Code, Refusal};
-use crate::stage::authenticate::{Caller, Identity};
+use crate::stage::authenticate::{Caller, Identity, Token};
 use crate::stage::route::{Matched, Reference, Route, Routes};
 
 use limits::{InFlight, Permit};
@@ -35,6 +35,7 @@ const METHOD_OVERRIDES: [HeaderName; 3] = [
 /// Proof that this caller may use this secret on this integration for this request.
 pub struct Grant {
     identity: Rc<Identity>,
+    token: Token,
     route: Arc<Route>,
     record: Arc<Record>,
     target: Target,
@@ -55,6 +56,11 @@ impl Grant {
     /// Who calls.
     pub const fn identity(&self) -> &Rc<Identity> {
         &self.identity
+    }
+
+    /// The caller's token, to recognise it.
+    pub const fn token(&self) -> &Token {
+        &self.token
     }
 
     /// The integration.
@@ -95,15 +101,15 @@ pub async fn authorize(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Grant, Refusal> {
-    let (matched, identity) = caller.into_parts();
+    let (matched, identity, token) = caller.into_parts();
     scope_allows(&identity, matched.asked_for())?;
     let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
-    path::check(matched.rest(), matched.query())?;
+    path::check(matched.rest(), matched.query(), &token)?;
     request_allowed(&route, method, headers, matched.rest())?;
     let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
     let id = which_secret(matched.reference(), &identity)?;
     let record = find(rules.records, &identity, id, &route).await?;
-    Ok(Grant { target: target(&route, &matched), identity, route, record, _permit: permit })
+    Ok(Grant { target: target(&route, &matched), identity, token, route, record, _permit: permit })
 }
 
 fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {

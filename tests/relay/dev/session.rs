@@ -58,7 +58,14 @@ impl Running for Stub {
 }
 
 fn args(listen: SocketAddr) -> Args {
-    Args { listen, admin_listen: LOOPBACK, vendor_only: false, ca_out: None, credential_file: None }
+    Args {
+        listen,
+        admin_listen: LOOPBACK,
+        vendor_only: false,
+        ca_out: None,
+        credential_file: None,
+        called: None,
+    }
 }
 
 const PLAIN: Look = Look { width: 100, colour: false };

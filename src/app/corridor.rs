@@ -1,0 +1,119 @@
+//! What the corridor is built from: the rules for tokens, the integrations' routes, relay's own addresses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::runtime::Handle;
+
+use super::{StartError, failed};
+use crate::config::{CallerKeys, Callers, Config, Integration};
+use crate::jwks::{Algorithm, KeySet};
+use crate::metrics::Metrics;
+use crate::net::resolve::Resolver;
+use crate::net::tls::{Roots, client_config};
+use crate::net::upstream::{Upstream, UpstreamSettings};
+use crate::net::vet::Egress;
+use crate::stage::authenticate::TokenRules;
+use crate::stage::authorize::limits::Rate;
+use crate::stage::route::{Route, Routes};
+use crate::stage::scrub::Surroundings;
+
+pub(super) fn token_rules(callers: &Callers) -> Result<TokenRules, StartError> {
+    use crate::config::Algorithm as Word;
+    let algorithms: Vec<Algorithm> = callers
+        .algorithms
+        .iter()
+        .map(|word| match word {
+            Word::Es256 => Algorithm::ES256,
+            Word::Rs256 => Algorithm::RS256,
+            Word::EdDsa => Algorithm::EdDSA,
+            Word::Hs256 => Algorithm::HS256,
+        })
+        .collect();
+    let keys = match &callers.keys {
+        CallerKeys::Hs256(secret) => KeySet::hs256(secret),
+        CallerKeys::Jwks(document) => KeySet::parse(document, &algorithms),
+        CallerKeys::JwksFile(path) => {
+            let document = std::fs::read_to_string(path).map_err(|error| StartError {
+                what: "[callers] jwks",
+                why: format!("{}: {error}", path.display()),
+            })?;
+            KeySet::parse(&document, &algorithms)
+        }
+    };
+    Ok(TokenRules {
+        keys: keys.map_err(failed("[callers] jwks"))?,
+        algorithms,
+        issuer: callers.issuer.clone(),
+        audience: callers.audience.clone(),
+        customer_claim: callers.customer.clone(),
+        secret_claim: callers.secret.clone(),
+        max_lifetime: callers.max_lifetime,
+        leeway: callers.leeway,
+    })
+}
+
+pub(super) fn routes(
+    integrations: &[Integration],
+    metrics: &Metrics,
+    own: &Arc<[SocketAddr]>,
+    control: &Handle,
+) -> Result<Routes, StartError> {
+    let resolver = Arc::new(Resolver::new(control.clone()));
+    let routes: Result<Vec<Route>, StartError> =
+        integrations.iter().map(|integration| route(integration, metrics, own, &resolver)).collect();
+    Ok(Routes::new(routes?))
+}
+
+fn route(
+    integration: &Integration,
+    metrics: &Metrics,
+    own: &Arc<[SocketAddr]>,
+    resolver: &Arc<Resolver>,
+) -> Result<Route, StartError> {
+    let pem = match (&integration.ca_pem, &integration.ca_file) {
+        (Some(pem), _) => Some(pem.clone().into_bytes()),
+        (None, Some(path)) => Some(std::fs::read(path).map_err(|error| StartError {
+            what: "an integration's ca_file",
+            why: format!("{}: {error}", path.display()),
+        })?),
+        (None, None) => None,
+    };
+    let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
+    let upstream = Upstream::new(UpstreamSettings {
+        origin: integration.origin.clone(),
+        tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
+        resolver: resolver.clone(),
+        egress: Egress::new(integration.private_cidrs.clone(), own.clone()),
+        plaintext: integration.plaintext_danger,
+        connect: integration.timeout.connect,
+        first_byte: integration.timeout.first_byte,
+        idle: integration.timeout.idle,
+        isolate_customers: integration.isolate_customers,
+    });
+    Ok(Route {
+        name: integration.name.clone(),
+        origin: integration.origin.clone(),
+        origin_text: integration.origin.to_string(),
+        host: HeaderValue::try_from(integration.origin.authority()).map_err(failed("an upstream"))?,
+        base_path: integration.base_path.clone(),
+        placements: integration.inject.clone(),
+        fields: integration.fields.clone(),
+        allow: integration.allow.clone(),
+        deny: integration.deny.clone(),
+        upstream: Arc::new(upstream),
+        cookies: integration.cookies,
+        on_reflect: integration.on_reflect,
+        metrics: metrics.integration(integration.name.as_str()),
+        rate: integration.rate.map(Rate::new),
+    })
+}
+
+pub(super) fn surroundings(config: &Config, app: SocketAddr, admin: SocketAddr) -> Surroundings {
+    let public_url = config.server.public_url.clone();
+    let authority =
+        public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
+    let own = [app.to_string(), admin.to_string()].into_iter().chain(authority).collect();
+    Surroundings { public_url, own }
+}

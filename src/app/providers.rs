@@ -1,0 +1,79 @@
+//! Which provider stands behind each trait: keys, store, audit.
+//!
+//! With `corridor` the only file that names concrete ones.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::{StartError, failed};
+use crate::admin;
+use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
+use crate::config::{Config, Keys, StoreChoice};
+use crate::kms::Kms;
+use crate::kms::cached::DataKeys;
+use crate::kms::local::Local;
+use crate::store::Store;
+use crate::store::memory::Memory;
+use crate::store::sled::Sled;
+
+const AUDIT_KEY: &str = "audit-key";
+
+pub(super) fn open_kms(keys: &Keys) -> Result<Arc<dyn Kms>, StartError> {
+    Ok(match keys {
+        Keys::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
+        Keys::Ephemeral => Arc::new(Local::ephemeral()),
+    })
+}
+
+pub(super) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+    match choice {
+        StoreChoice::Memory => Ok(Arc::new(Memory::new())),
+        StoreChoice::Sled { path } => {
+            let (path, handle) = (path.clone(), control.clone());
+            let opening = control.spawn_blocking(move || Sled::open(&path, handle));
+            let opened = opening.await.map_err(failed("[store] path"))?;
+            Ok(Arc::new(opened.map_err(failed("[store] path"))?))
+        }
+    }
+}
+
+pub(super) fn open_sink(config: &Config) -> Result<Box<dyn Sink>, StartError> {
+    Ok(match &config.audit.path {
+        Some(path) => Box::new(FileSink::open(path).map_err(failed("[audit] path"))?),
+        None => Box::new(MemorySink::default()),
+    })
+}
+
+/// Opens the audit with the store's own signing key, and keeps each anchor in the store.
+pub(super) async fn open_log(
+    sink: Box<dyn Sink>,
+    config: &Config,
+    keys: &DataKeys,
+    store: &Arc<dyn Store>,
+    control: &Handle,
+) -> Result<Arc<Log>, StartError> {
+    let wrapped = store.meta(AUDIT_KEY).await.map_err(failed("[store]"))?;
+    let (seed, fresh) = keys.named(AUDIT_KEY, wrapped.as_deref()).await.map_err(failed("[keys]"))?;
+    if let Some(fresh) = fresh {
+        store.put_meta(AUDIT_KEY, Bytes::from(fresh)).await.map_err(failed("[store]"))?;
+    }
+    let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
+    let (kept, handle) = (store.clone(), control.clone());
+    let on_anchor = move |anchor: Anchor| {
+        let line = Bytes::copy_from_slice(anchor.as_bytes());
+        if let Err(error) = handle.block_on(kept.put_meta(admin::ANCHOR, line)) {
+            tracing::warn!(%error, "the newest audit anchor could not be kept in the store");
+        }
+    };
+    let setup = Setup {
+        durability: config.audit.durability,
+        signer: Signer::from_seed(&seed).map_err(failed("[audit]"))?,
+        newest: newest.and_then(|line| Anchor::parse(&line)),
+        generation: Arc::new(AtomicU64::new(0)),
+        on_anchor: Box::new(on_anchor),
+    };
+    Ok(Arc::new(Log::open(sink, setup).map_err(failed("[audit] path"))?))
+}

@@ -1,0 +1,21 @@
+//! What the connections of one worker share.
+
+use std::sync::Arc;
+
+use super::{DoorLimits, Draining, Observer};
+use crate::metrics::Metrics;
+use crate::pipeline::Worker;
+
+/// A worker's place: what its connections share.
+pub struct Station {
+    /// The corridor's own state.
+    pub worker: Worker,
+    /// The door's limits.
+    pub limits: DoorLimits,
+    /// Whether relay is shutting down.
+    pub draining: Arc<Draining>,
+    /// Sees every answer, in `relay dev`.
+    pub observer: Observer,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
