@@ -4,7 +4,6 @@
     unreachable_pub,
     clippy::indexing_slicing,
     clippy::redundant_clone,
-    clippy::type_complexity,
     clippy::cast_possible_truncation,
     clippy::too_many_lines,
     clippy::cognitive_complexity,
