@@ -28,7 +28,11 @@ pub fn run(plan: &Plan) -> Figure {
     plan.say("the control");
     let (_, caught) = hunted(leaky, CONTROL);
     plan.say("the real one");
-    let (kinds, hits) = hunted(&plan.relay, n);
+    let (right, hits) = hunted(&plan.relay, n);
+    for ((kind, status), _) in KINDS.iter().zip(right).filter(|(_, right)| !right) {
+        eprintln!("{kind}: not always {status}");
+    }
+    let kinds = right.iter().filter(|right| **right).count();
     hits.iter().for_each(|hit| eprintln!("found: {hit}"));
     let result = format!(
         "hits={} kinds={kinds} control={}",
@@ -58,9 +62,9 @@ const KINDS: [(&str, u16); 16] = [
     ("operators' calls, good and bad", 201),
 ];
 
-/// Plays `n` requests against `binary`: how many kinds got the answer they must, and where the credential
-/// was found.
-fn hunted(binary: &Path, n: u64) -> (usize, Vec<String>) {
+/// Plays `n` requests against `binary`: which kinds always got the answer they must, and where the
+/// credential was found.
+fn hunted(binary: &Path, n: u64) -> ([bool; KINDS.len()], Vec<String>) {
     let canary = Canary::fresh();
     let vendor = Vendor::start(echo);
     let folder = TempDir::new().unwrap();
@@ -99,10 +103,7 @@ fn hunted(binary: &Path, n: u64) -> (usize, Vec<String>) {
             all
         })
     });
-    for ((kind, status), _) in KINDS.iter().zip(right).filter(|(_, right)| !right) {
-        eprintln!("{kind}: not always {status}");
-    }
-    (right.iter().filter(|right| **right).count(), hunt(stage, &canary))
+    (right, hunt(stage, &canary))
 }
 
 /// Everywhere that the credential is found.

@@ -31,6 +31,8 @@ mod rig;
 mod sample;
 /// `relay run` over a folder of its own, and the built-in vendor, as processes.
 mod stage;
+/// System calls per request.
+mod strace;
 
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;

@@ -32,7 +32,16 @@ impl Process {
 
     /// SIGTERM, and waits.
     pub fn stop(&mut self) {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.end_by(Signal::TERM);
+    }
+
+    /// SIGINT, and waits.
+    pub fn interrupt(&mut self) {
+        self.end_by(Signal::INT);
+    }
+
+    fn end_by(&mut self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
         let begun = Instant::now();
         while self.0.try_wait().unwrap().is_none() {
             assert!(begun.elapsed() < Duration::from_secs(40), "the process does not stop");

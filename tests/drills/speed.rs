@@ -10,6 +10,7 @@ use crate::nginx::{Nginx, NginxVendor};
 use crate::process::Process;
 use crate::sample::median;
 use crate::stage::{Stage, integration};
+use crate::strace;
 
 const PROXY_CPU: &str = "0";
 const OTHER_CPU: &str = "1";
@@ -41,11 +42,18 @@ pub fn run(plan: &Plan) -> Figure {
         nginx_round.add(&nginx.process, || load_nginx(seconds));
     }
     let (relay_us, nginx_us) = (median(&mut relay_round.cpu_us), median(&mut nginx_round.cpu_us));
+    plan.say("counting system calls");
+    let calls =
+        [strace::count(stage.relay(), || load_relay(1)), strace::count(&nginx.process, || load_nginx(1))];
+    calls.iter().flatten().for_each(|(table, _)| plan.say(&format!("\n{table}")));
+    let calls = calls.map(|counted| counted.map_or("unknown".to_owned(), |(_, calls)| format!("{calls:.1}")));
     let result = format!(
-        "relay_us={relay_us:.1} nginx_us={nginx_us:.1} ratio={:.2} relay_rps={:.0} nginx_rps={:.0} errors={}",
+        "relay_us={relay_us:.1} nginx_us={nginx_us:.1} ratio={:.2} relay_rps={:.0} nginx_rps={:.0} relay_calls={} nginx_calls={} errors={}",
         relay_us / nginx_us,
         median(&mut relay_round.per_second),
         median(&mut nginx_round.per_second),
+        calls[0],
+        calls[1],
         relay_round.errors + nginx_round.errors
     );
     let kept = relay_round.errors + nginx_round.errors == 0 && relay_us.is_finite() && nginx_us.is_finite();

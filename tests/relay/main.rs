@@ -22,6 +22,12 @@ mod rig;
 
 /// What the app gets back: the vendor's answer, but for the listed edits.
 mod answers;
+/// One intent before the vendor sees a request, one outcome behind its last byte.
+mod audit_path;
+/// The hunt finds a leak when there is one, and there is none.
+mod canary;
+/// The command line as a person and a script use it, by the real binary.
+mod cli;
 /// relay.toml: every mistake is reported at once, with its line and the fix.
 mod config;
 /// `relay dev` and its built-in vendor.
@@ -32,6 +38,8 @@ mod egress;
 mod house;
 /// A request on its way to the vendor: how it names its secret, where its token stands, what goes on.
 mod journey;
+/// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
+mod life;
 /// Connections to a vendor are shared no further than is safe.
 mod pool;
 /// A vendor that sends the credential back gives it to nobody.

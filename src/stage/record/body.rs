@@ -71,8 +71,9 @@ where
 
 impl<B: Body> Drop for Recorded<B> {
     fn drop(&mut self) {
-        // A body that is at its end may be dropped without being asked for the end.
-        if self.inner.is_end_stream() {
+        // A body that is at its end may be dropped without being asked for the end; so may that of an answer
+        // to HEAD, which is not sent at all (RFC 9110 section 9.3.2).
+        if self.inner.is_end_stream() || self.trail.is_bodyless() {
             self.trail.close(None);
         }
     }

@@ -169,6 +169,10 @@ impl Trail {
         }
     }
 
+    fn is_bodyless(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     fn answered(&self, bytes_out: u64) {
         self.outcome.borrow_mut().bytes_out += bytes_out;
     }

@@ -1,0 +1,245 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use relay::app::{Options, start};
+use relay::config::{self, Files};
+use relay::model::{Customer, SecretId};
+use relay::refusal::Code;
+use relay::store::memory::Memory;
+use relay::store::sled::Sled;
+use relay::store::{Expected, SecretRow, Store};
+use tokio::runtime::Runtime;
+
+use crate::refusals::refused;
+use crate::rig::vendor;
+use crate::rig::{Rig, Settings};
+
+/// Why a relay does not start over this rig's folder.
+fn refuses_to_start(rig: &Rig, toml: &str) -> String {
+    let config = config::parse(toml, "relay.toml", rig.folder.path(), &[], Files::Required);
+    let config = config.unwrap_or_else(|report| panic!("{}", report.render(false)));
+    let runtime = Runtime::new().unwrap();
+    let started = runtime.block_on(start(config, runtime.handle().clone()));
+    let error = started.map(|_| ()).expect_err("it starts");
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    error.to_string()
+}
+
+#[test]
+fn a_restart_over_the_same_folder_serves_the_same_secrets() {
+    let mut rig = Rig::plain();
+    let (id, off) = (rig.secret("acme"), rig.secret("acme"));
+    let token = rig.token("acme");
+    assert_eq!(rig.admin("POST", &format!("/v1/secrets/{off}/disable"), None).status, 200);
+    let before = rig.admin("GET", "/v1/secrets?customer=acme", None).json();
+    for _ in 0..3 {
+        rig.stop();
+        rig.start();
+        assert_eq!(rig.get(&format!("/vendor/{id}/x"), &token).status, 200);
+        assert!(rig.vendor.last().head.contains(rig.canary.text()));
+        refused(&rig.get(&format!("/vendor/{off}/x"), &token), Code::SecretDisabled);
+        assert_eq!(rig.admin("GET", "/v1/secrets?customer=acme", None).json(), before);
+    }
+    let records = rig.audit();
+    let notes = |what: &str| records.iter().filter(|r| r["kind"] == "system" && r["note"] == what).count();
+    assert_eq!((notes("start"), notes("stop")), (4, 3));
+}
+
+#[test]
+fn a_relay_that_cannot_be_what_it_was_does_not_start_and_says_why() {
+    let mut rig = Rig::plain();
+    rig.secret("acme");
+    let toml = rig.toml();
+    let told = refuses_to_start(&rig, &toml);
+    assert!(
+        told.starts_with("[store] path") && told.contains("another"),
+        "a second relay on the folder: {told}"
+    );
+
+    let taken = format!("listen = \"{}\"", rig.app());
+    let told = refuses_to_start(&rig, &toml.replacen("listen = \"127.0.0.1:0\"", &taken, 1));
+    assert!(told.contains("[server] listen") && told.contains(&rig.app().to_string()), "{told}");
+    assert!(told.contains("another process listens there"), "{told}");
+    rig.stop();
+
+    let key = rig.folder.path().join("relay.key");
+    let good = std::fs::read(&key).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let told = refuses_to_start(&rig, &toml);
+    assert!(told.contains("[keys]") && told.contains("600"), "a key that others can read: {told}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+
+    std::fs::write(&key, &good[..good.len() / 2]).unwrap();
+    let told = refuses_to_start(&rig, &toml);
+    assert!(told.contains("[keys]"), "half a key: {told}");
+
+    std::fs::remove_file(&key).unwrap();
+    relay::kms::local::Local::create(&key).map(|_| ()).unwrap();
+    let told = refuses_to_start(&rig, &toml);
+    assert!(told.contains("[keys]") && told.contains("key"), "another key: {told}");
+
+    std::fs::write(&key, &good).unwrap();
+    rig.start();
+    assert_eq!(
+        rig.admin("GET", "/v1/secrets?customer=acme", None).status,
+        200,
+        "with the right key it starts"
+    );
+}
+
+/// A rig over a store that the test can write to.
+fn open_store() -> (Rig, Arc<Memory>) {
+    let store = Arc::new(Memory::new());
+    let shared = store.clone();
+    let options = move || Options { store: Some(shared.clone()), ..Options::default() };
+    let rig = Rig::with(Settings { options: Box::new(options), ..Settings::default() }, |_, out| {
+        vendor::answer(out, 200, &[], b"ok");
+    });
+    (rig, store)
+}
+
+fn row(rig: &Rig, store: &dyn Store, customer: &str, id: &str) -> SecretRow {
+    let (customer, id) = (Customer::parse(customer).unwrap(), SecretId::parse(id).unwrap());
+    rig.runtime().block_on(store.secret(&customer, id)).unwrap().unwrap()
+}
+
+fn put(rig: &Rig, store: &dyn Store, row: SecretRow, expected: Expected) {
+    rig.runtime().block_on(store.put_secret(row, expected)).unwrap();
+}
+
+fn flipped(bytes: &Bytes, at: usize) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= 1 << (at % 8);
+    bytes.into()
+}
+
+#[test]
+fn a_row_with_any_byte_changed_opens_nothing() {
+    let (rig, store) = open_store();
+    let id = rig.secret("acme");
+    let token = rig.token("acme");
+    let auth = format!("Bearer {token}");
+    let good = row(&rig, &*store, "acme", &id);
+    let path = format!("/vendor/{id}/x");
+    let mut client = rig.client();
+    let mut in_store = good.clone();
+    let heads = (0..good.head.len()).map(|at| SecretRow { head: flipped(&good.head, at), ..good.clone() });
+    let sealed =
+        (0..good.sealed.len()).map(|at| SecretRow { sealed: flipped(&good.sealed, at), ..good.clone() });
+    let cut = [
+        SecretRow { head: good.head.slice(..good.head.len() - 1), ..good.clone() },
+        SecretRow { sealed: good.sealed.slice(..good.sealed.len() - 1), ..good.clone() },
+        SecretRow { sealed: Bytes::new(), ..good.clone() },
+        SecretRow { head: Bytes::new(), ..good.clone() },
+    ];
+    for (number, bad) in heads.chain(sealed).chain(cut).enumerate() {
+        put(&rig, &*store, bad.clone(), Expected::Head(in_store.head.clone()));
+        in_store = bad;
+        let answer = client.request("GET", &path, &[("authorization", &auth)], b"");
+        assert_eq!(
+            answer.code(),
+            "credential_unusable",
+            "change {number}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    }
+    assert!(rig.vendor.requests().is_empty(), "nothing was sent");
+    put(&rig, &*store, good, Expected::Head(in_store.head));
+    // The change feed is followed beside the requests: the row before may answer for a moment.
+    let answer = (0..200)
+        .map(|_| client.request("GET", &path, &[("authorization", &auth)], b""))
+        .find(|a| a.status == 200);
+    assert!(answer.is_some(), "the row as it was opens");
+}
+
+#[test]
+fn a_row_moved_to_where_it_was_not_sealed_for_opens_nothing_and_is_recorded() {
+    let (rig, store) = open_store();
+    let (id, other) = (rig.secret("acme"), rig.secret("acme"));
+    let (gone, theirs) = (rig.secret("acme"), rig.secret("globex"));
+    let (mine, second) = (row(&rig, &*store, "acme", &id), row(&rig, &*store, "acme", &other));
+    let foreign = row(&rig, &*store, "globex", &theirs);
+    let (acme, globex) = (Customer::parse("acme").unwrap(), Customer::parse("globex").unwrap());
+    // A UUID has one owner: it must be gone before it can be another's.
+    let taken = row(&rig, &*store, "acme", &gone);
+    assert!(rig.runtime().block_on(store.remove_secret(&acme, taken.id)).unwrap());
+    let fresh = SecretId::random();
+    let rows = [
+        (
+            SecretRow { customer: globex.clone(), ..taken.clone() },
+            Expected::Absent,
+            "globex",
+            gone.clone(),
+            "to another customer",
+        ),
+        (
+            SecretRow { id: fresh, ..mine.clone() },
+            Expected::Absent,
+            "acme",
+            fresh.to_string(),
+            "to another UUID",
+        ),
+        (
+            SecretRow { sealed: mine.sealed.clone(), ..second.clone() },
+            Expected::Head(second.head.clone()),
+            "acme",
+            other.clone(),
+            "the sealed part of another secret of the same customer",
+        ),
+        (
+            SecretRow { head: mine.head.clone(), sealed: mine.sealed.clone(), ..foreign.clone() },
+            Expected::Head(foreign.head.clone()),
+            "globex",
+            theirs.clone(),
+            "in the place of another customer's",
+        ),
+    ];
+    for (number, (moved, expected, customer, id, mistake)) in rows.into_iter().enumerate() {
+        put(&rig, &*store, moved, expected);
+        refused(&rig.get(&format!("/vendor/{id}/x"), &rig.token(customer)), Code::CredentialUnusable);
+        let told = |r: &serde_json::Value| {
+            r["code"] == "credential_unusable" && r["customer"] == customer && r["secret"] == id.as_str()
+        };
+        let records = rig.audit_until(|records| records.iter().any(told));
+        let count = records.iter().filter(|r| r["code"] == "credential_unusable").count();
+        assert_eq!(count, number + 1, "{mistake}: recorded once");
+    }
+    assert!(rig.vendor.requests().is_empty());
+    assert_eq!(
+        rig.get(&format!("/vendor/{id}/x"), &rig.token("acme")).status,
+        200,
+        "what was not touched serves"
+    );
+}
+
+#[test]
+fn a_row_changed_on_the_disk_is_found_after_a_restart() {
+    for part in ["head", "sealed"] {
+        let mut rig = Rig::plain();
+        let (id, sound) = (rig.secret("acme"), rig.secret("acme"));
+        rig.stop();
+        let runtime = Runtime::new().unwrap();
+        {
+            let store = Sled::open(&rig.folder.path().join("relay.db"), runtime.handle().clone()).unwrap();
+            let (customer, id) = (Customer::parse("acme").unwrap(), SecretId::parse(&id).unwrap());
+            let mut row = runtime.block_on(store.secret(&customer, id)).unwrap().unwrap();
+            let expected = Expected::Head(row.head.clone());
+            match part {
+                "head" => row.head = flipped(&row.head, row.head.len() / 2),
+                _ => row.sealed = flipped(&row.sealed, row.sealed.len() / 2),
+            }
+            runtime.block_on(store.put_secret(row, expected)).unwrap();
+        }
+        drop(runtime);
+        rig.start();
+        let token = rig.token("acme");
+        refused(&rig.get(&format!("/vendor/{id}/x"), &token), Code::CredentialUnusable);
+        rig.audit_until(|records| {
+            records.iter().any(|r| r["code"] == "credential_unusable" && r["secret"] == id.as_str())
+        });
+        assert_eq!(rig.get(&format!("/vendor/{sound}/x"), &token).status, 200, "{part}: the others serve");
+        assert_eq!(rig.vendor.requests().len(), 1, "{part}");
+    }
+}
