@@ -1,7 +1,7 @@
 //! What went wrong, as the caller may know it; and the one map from it to status and code.
 //!
 //! A [`Refusal`] is the cause in the caller's words plus, apart from it, the cause for the operator.
-//! The match in [`Code::row`] has no `_` arm: a new failure does not compile until someone decides its
+//! The match in `Code::row` has no `_` arm: a new failure does not compile until someone decides its
 //! status. What must never enter: a value of a secret, a request, a response.
 
 use std::borrow::Cow;

@@ -1,8 +1,8 @@
 //! The embedded store: sled in a folder of its own, for one relay process.
 //!
-//! sled alone does not promise power loss and grows unsure after an I/O error; [`engine`] adds what is
-//! missing, [`folder`] guards the files, [`rows`] is the layout. What must never enter: plaintext. A
-//! write acknowledged without [`engine`]'s sync would be lost in a power cut.
+//! sled alone does not promise power loss and grows unsure after an I/O error; `engine` adds what is
+//! missing, `folder` guards the files, `rows` is the layout. What must never enter: plaintext. A
+//! write acknowledged without `engine`'s sync would be lost in a power cut.
 
 mod engine;
 mod folder;
