@@ -7,8 +7,8 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::door::{Denied, json};
@@ -16,7 +16,7 @@ use crate::audit::{Event, Kind};
 use crate::clock;
 use crate::model::{Customer, FieldName, IntegrationName, RequestId, SecretId, State as SecretState};
 use crate::refusal::{Code, Refusal};
-use crate::seal::{NewSecret, SealError, Summary};
+use crate::seal::{Listing, NewSecret, SealError, Summary};
 use crate::secret::Secret;
 
 const PAGE: usize = 100;
@@ -61,17 +61,10 @@ struct AddVersion {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Listing {
+pub(super) struct ListAsked {
     customer: Customer,
     after: Option<SecretId>,
     limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-pub(super) struct Page {
-    secrets: Vec<Summary>,
-    /// Give this as `after` for the next page.
-    next: Option<SecretId>,
 }
 
 pub(super) async fn add(
@@ -91,8 +84,12 @@ pub(super) async fn add(
         .transpose()
         .map_err(|_| Refusal::new(Code::RequestMalformed, "The Idempotency-Key is not visible ASCII."))?;
     let label = asked.label.unwrap_or_else(|| format!("{} for {}", asked.integration, asked.customer));
-    let about =
-        About { customer: Some(&asked.customer), integration: Some(&asked.integration), secret: None };
+    let about = About {
+        customer: Some(&asked.customer),
+        integration: Some(&asked.integration),
+        secret: None,
+        version: None,
+    };
     let trace = admin.begin("secret.add", &about).await?;
     let new = NewSecret {
         customer: asked.customer.clone(),
@@ -108,15 +105,13 @@ pub(super) async fn add(
 
 pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
-    listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Page>, Denied> {
+    listing: Result<Query<ListAsked>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Listing>, Denied> {
     let Query(asked) = listing.map_err(|_| {
         Refusal::new(Code::RequestMalformed, "A listing wants ?customer=, and may have &after= and &limit=.")
     })?;
     let limit = asked.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
-    let secrets = admin.sealer.list(&asked.customer, asked.after, limit).await?;
-    let next = (secrets.len() == limit).then(|| secrets.last().map(|last| last.id)).flatten();
-    Ok(Json(Page { secrets, next }))
+    Ok(Json(admin.sealer.list(&asked.customer, asked.after, limit).await?))
 }
 
 pub(super) async fn show(
@@ -169,9 +164,9 @@ pub(super) async fn remove(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Denied> {
     let id = parsed(&id)?;
-    let before = admin.sealer.show(id).await?;
     let trace = admin.begin("secret.rm", &About::secret(id)).await?;
-    let removed = admin.sealer.remove(id).await.map(|_| before);
+    // Without reading it: a secret whose row is damaged must go, too.
+    let removed = admin.sealer.remove(id).await.map(|customer| Removed { customer, id });
     admin.finish(trace, removed).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -184,11 +179,52 @@ struct About<'a> {
     customer: Option<&'a Customer>,
     integration: Option<&'a IntegrationName>,
     secret: Option<SecretId>,
+    version: Option<u32>,
 }
 
-impl About<'_> {
+impl About<'static> {
     const fn secret(id: SecretId) -> Self {
-        Self { customer: None, integration: None, secret: Some(id) }
+        Self { customer: None, integration: None, secret: Some(id), version: None }
+    }
+}
+
+impl<'a> About<'a> {
+    fn event(&self, trace: &Trace) -> Event<'a> {
+        let mut event = Event::of(Kind::Admin);
+        event.request_id = Some(trace.request_id);
+        event.method = Some(trace.operation);
+        event.customer = self.customer;
+        event.integration = self.integration;
+        event.secret = self.secret;
+        event.version = self.version;
+        event
+    }
+}
+
+/// A change that was made, as the audit tells it.
+trait Made {
+    fn about(&self) -> About<'_>;
+}
+
+impl Made for Summary {
+    fn about(&self) -> About<'_> {
+        About {
+            customer: Some(&self.customer),
+            integration: Some(&self.integration),
+            secret: Some(self.id),
+            version: Some(self.version),
+        }
+    }
+}
+
+struct Removed {
+    customer: Customer,
+    id: SecretId,
+}
+
+impl Made for Removed {
+    fn about(&self) -> About<'_> {
+        About { customer: Some(&self.customer), ..About::secret(self.id) }
     }
 }
 
@@ -202,34 +238,25 @@ impl Admin {
     /// The change stands in the audit before it is made: no audit, no change.
     async fn begin(&self, operation: &'static str, about: &About<'_>) -> Result<Trace, Refusal> {
         let trace = Trace { request_id: RequestId::fresh(), operation };
-        let mut event = Event::of(Kind::Admin);
-        event.request_id = Some(trace.request_id);
-        event.method = Some(operation);
-        event.customer = about.customer;
-        event.integration = about.integration;
-        event.secret = about.secret;
+        let mut event = about.event(&trace);
         event.note = Some("asked");
         self.chain.record(&event).await.map_err(Refusal::from)?;
         Ok(trace)
     }
 
     /// And its result behind it, before it is acknowledged.
-    async fn finish(&self, trace: Trace, result: Result<Summary, SealError>) -> Result<Summary, Refusal> {
-        let mut event = Event::of(Kind::Admin);
-        event.request_id = Some(trace.request_id);
-        event.method = Some(trace.operation);
+    async fn finish<T: Made>(&self, trace: Trace, result: Result<T, SealError>) -> Result<T, Refusal> {
         match result {
-            Ok(summary) => {
-                event.customer = Some(&summary.customer);
-                event.integration = Some(&summary.integration);
-                event.secret = Some(summary.id);
-                event.version = Some(summary.version);
+            Ok(done) => {
+                let mut event = done.about().event(&trace);
                 event.note = Some("done");
                 self.chain.record(&event).await.map_err(Refusal::from)?;
-                Ok(summary)
+                Ok(done)
             }
             Err(error) => {
                 let refusal = Refusal::from(error);
+                let nothing = About { customer: None, integration: None, secret: None, version: None };
+                let mut event = nothing.event(&trace);
                 event.code = Some(refusal.code().as_str());
                 event.note = Some("not done");
                 self.chain.record(&event).await.map_err(Refusal::from)?;

@@ -147,6 +147,12 @@ async fn list(context: &mut Context, customer: &str, which: &Which) -> Result<()
         let customer: String = url::form_urlencoded::byte_serialize(customer.as_bytes()).collect();
         let page = target.call(Method::GET, &format!("/v1/secrets?customer={customer}{after}"), None).await?;
         all.extend(page.get("secrets").and_then(Value::as_array).cloned().unwrap_or_default());
+        for id in page.get("unusable").and_then(Value::as_array).into_iter().flatten() {
+            context.say(&format!(
+                "{} is damaged in the store and cannot be used",
+                id.as_str().unwrap_or_default()
+            ));
+        }
         match page.get("next").and_then(Value::as_str) {
             Some(next) => after = format!("&after={next}"),
             None => break,

@@ -25,7 +25,7 @@ use crate::secret::{DataKey, Field, Secret};
 use crate::store::{Expected, SecretRow, Store, StoreError};
 
 pub use intake::NewSecret;
-pub use summary::Summary;
+pub use summary::{Listing, Summary};
 
 /// Where the store keeps the wrapped store-wide key.
 const STORE_KEY: &str = "fingerprint-key";
@@ -244,16 +244,21 @@ impl Sealer {
         customer: &Customer,
         after: Option<SecretId>,
         limit: usize,
-    ) -> Result<Vec<Summary>, SealError> {
-        let mut summaries = Vec::new();
-        for row in self.store.secrets(customer, after, limit).await? {
-            let head = self.proven(customer, row.id, &row).await;
-            let head = head.inspect_err(|error| {
-                tracing::error!(secret = %row.id, %error, "a stored secret cannot be listed");
-            })?;
-            summaries.push(head.into());
+    ) -> Result<Listing, SealError> {
+        let rows = self.store.secrets(customer, after, limit).await?;
+        let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.id);
+        let mut listing = Listing { secrets: Vec::new(), unusable: Vec::new(), next };
+        for row in rows {
+            match self.proven(customer, row.id, &row).await {
+                Ok(head) => listing.secrets.push(head.into()),
+                Err(error @ (SealError::Unusable(_) | SealError::Keys(KmsError::Broken(_)))) => {
+                    tracing::error!(secret = %row.id, %error, "a stored secret cannot be listed");
+                    listing.unusable.push(row.id);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(summaries)
+        Ok(listing)
     }
 
     fn target(&self, integration: &IntegrationName) -> Result<&SealTarget, SealError> {

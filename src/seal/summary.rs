@@ -40,6 +40,17 @@ pub struct Summary {
     pub expires_at: Option<u64>,
 }
 
+/// One page of a customer's secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// The secrets, in the order of their ids.
+    pub secrets: Vec<Summary>,
+    /// Secrets whose stored row relay did not write as it stands: one damaged row hides no other.
+    pub unusable: Vec<SecretId>,
+    /// Give this as `after` for the next page.
+    pub next: Option<SecretId>,
+}
+
 impl From<Head> for Summary {
     fn from(head: Head) -> Self {
         Self {

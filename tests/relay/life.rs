@@ -243,3 +243,21 @@ fn a_row_changed_on_the_disk_is_found_after_a_restart() {
         assert_eq!(rig.vendor.requests().len(), 1, "{part}");
     }
 }
+
+#[test]
+fn a_damaged_row_hides_no_other_and_can_be_removed() {
+    let (rig, store) = open_store();
+    let (sound, damaged) = (rig.secret("acme"), rig.secret("acme"));
+    let mut bad = row(&rig, &*store, "acme", &damaged);
+    let expected = Expected::Head(bad.head.clone());
+    bad.head = flipped(&bad.head, bad.head.len() / 2);
+    put(&rig, &*store, bad, expected);
+    let listed = rig.admin("GET", "/v1/secrets?customer=acme", None).json();
+    assert_eq!(listed["secrets"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["secrets"][0]["id"], sound.as_str());
+    assert_eq!(listed["unusable"], serde_json::json!([damaged]));
+    assert_eq!(rig.admin("GET", &format!("/v1/secrets/{damaged}"), None).code(), "credential_unusable");
+    assert_eq!(rig.admin("DELETE", &format!("/v1/secrets/{damaged}"), None).status, 204);
+    let listed = rig.admin("GET", "/v1/secrets?customer=acme", None).json();
+    assert_eq!(listed["unusable"], serde_json::json!([]));
+}
