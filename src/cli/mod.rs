@@ -22,6 +22,7 @@ mod token_command;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -93,6 +94,9 @@ enum Command {
     },
 }
 
+const UNEXPECTED_VALUE: &str = "relay: there is a word too many (not shown: it may be a secret's value). \
+    A value comes by stdin, --from-file or --from-env; --help says the rest";
+
 /// What every command is handed.
 pub struct Context {
     /// How to print.
@@ -112,7 +116,10 @@ pub fn main(environment: Vec<(String, String)>) -> u8 {
         Err(error) => {
             let help = !error.use_stderr();
             // A closed pipe behind --help is no failure.
-            let _ = error.print();
+            let _ = match unexpected_value(&error) {
+                true => writeln!(std::io::stderr(), "{UNEXPECTED_VALUE}"),
+                false => error.print(),
+            };
             return if help { Exit::Ok as u8 } else { Exit::Usage as u8 };
         }
     };
@@ -129,6 +136,13 @@ pub fn main(environment: Vec<(String, String)>) -> u8 {
             failure.exit as u8
         }
     }
+}
+
+/// Whether a word stands where none belongs. It may be a credential, so it is not printed.
+fn unexpected_value(error: &clap::Error) -> bool {
+    let word = error.get(ContextKind::InvalidArg);
+    error.kind() == ErrorKind::UnknownArgument
+        && matches!(word, Some(ContextValue::String(word)) if !word.starts_with('-'))
 }
 
 fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {

@@ -233,8 +233,7 @@ impl ValueFrom {
         let mut text = Zeroizing::new(String::new());
         if let Some(name) = &self.from_env {
             let value = context.variable(name);
-            *text =
-                value.ok_or_else(|| Failure::new(Exit::Usage, format!("the variable {name} is not set")))?;
+            *text = value.ok_or_else(|| Failure::new(Exit::Usage, not_set(name)))?;
             return Ok(text);
         }
         if let Some(file) = &self.from_file {
@@ -253,6 +252,15 @@ impl ValueFrom {
             }
         }
         Ok(text)
+    }
+}
+
+/// Whoever writes `--from-env "$TOKEN"` has given the value: what is no variable's name is not printed.
+fn not_set(name: &str) -> String {
+    if name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_') {
+        format!("the variable {name} is not set")
+    } else {
+        "--from-env wants the name of a variable, and none is set by the one given".to_owned()
     }
 }
 

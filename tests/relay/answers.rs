@@ -279,3 +279,63 @@ fn only_relays_own_answers_carry_relay_error() {
     let answer = rig.get(&format!("/vendor/{id}/x"), "nonsense");
     refused(&answer, Code::TokenMissing);
 }
+
+#[test]
+fn an_answer_with_a_length_and_chunks_has_two_ends_and_is_refused() {
+    for (length, mistake) in [("2", "a length that is too short"), ("50", "one that is too long")] {
+        let rig = Rig::answering(move |_, out| {
+            raw(out, format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").as_bytes());
+        });
+        let id = rig.secret("acme");
+        let answer = rig.get(&format!("/vendor/{id}/x"), &rig.token("acme"));
+        assert_eq!(answer.code(), Code::ResponseRefused.as_str(), "{mistake}: {answer:?}");
+    }
+}
+
+#[test]
+fn an_old_client_gets_an_answer_that_it_can_read() {
+    let rig = answering("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "");
+    let id = rig.secret("acme");
+    let mut client = rig.client();
+    client.send(&format!(
+        "GET /vendor/{id}/x HTTP/1.0\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n",
+        rig.token("acme")
+    ));
+    let answer = client.answer("GET");
+    assert_eq!(
+        (answer.status, answer.text().as_str(), answer.header("transfer-encoding")),
+        (200, "hello", None)
+    );
+}
+
+#[test]
+fn a_refused_upload_gets_its_answer_and_is_not_read_for_ever() {
+    let rig = Rig::plain();
+    let id = rig.secret("acme");
+    let head = format!("POST /vendor/{id}/x HTTP/1.1\r\nhost: a\r\n");
+    let mut client = rig.client();
+    client.send(&format!("{head}content-length: 200000\r\n\r\n"));
+    client.send_bytes(&[b'x'; 200_000]);
+    refused(&client.answer("POST"), Code::TokenMissing);
+
+    let mut client = rig.client();
+    client.send(&format!("{head}content-length: 1000000000\r\n\r\n"));
+    client.stream.set_write_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let mut sent = 0;
+    let piece = [b'x'; 64 * 1024];
+    while sent < 1_000_000_000 && std::io::Write::write_all(&mut client.stream, &piece).is_ok() {
+        sent += piece.len();
+    }
+    assert!(sent < 100_000_000, "relay took {sent} bytes of a body that it had refused");
+
+    let mut client = rig.client();
+    client.send(&format!("{head}content-length: 1000\r\n\r\nx"));
+    refused(&client.answer("POST"), Code::TokenMissing);
+    let started = std::time::Instant::now();
+    assert!(
+        client.is_closed() && started.elapsed() < std::time::Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(rig.vendor.requests().is_empty());
+}

@@ -416,3 +416,66 @@ fn an_app_that_waits_for_100_continue_gets_it() {
     ));
     refused(&client.answer("POST"), Code::TokenMissing);
 }
+
+#[test]
+fn paths_that_could_be_read_in_two_ways_never_leave() {
+    let rig = Rig::plain();
+    let id = rig.secret("acme");
+    let auth = format!("authorization: Bearer {}\r\n", rig.token("acme"));
+    let rows: [(&[u8], &str); 16] = [
+        (b"/a/../b", "a dot segment"),
+        (b"/..", "nothing but one"),
+        (b"/a/./b", "a single dot"),
+        (b"/a/%2E%2e/b", "encoded"),
+        (b"/a/%252e%252e/b", "encoded twice"),
+        (b"/a/..%2fb", "behind an encoded slash"),
+        (b"/a/..;x=y/b", "with a parameter"),
+        (b"/a\\b", "a backslash"),
+        (b"/a%5Cb", "an encoded one"),
+        (b"/a%255cb", "one encoded twice"),
+        (b"/a%00b", "NUL"),
+        (b"/a%0d%0aHost:%20x", "a line break"),
+        (b"/a%", "a % alone"),
+        (b"/caf\xc3\xa9", "bytes beyond ASCII"),
+        (b"/a\x7fb", "DEL"),
+        (b"/a\tb", "a tab"),
+    ];
+    for (path, mistake) in rows {
+        for prefix in [format!("/vendor/{id}"), "/vendor".to_owned()] {
+            let mut client = rig.client();
+            client.send(&format!("GET {prefix}"));
+            client.send_bytes(path);
+            client.send(&format!(" HTTP/1.1\r\nhost: a\r\nrelay-secret: {id}\r\n{auth}\r\n"));
+            let answer = client.answer("GET");
+            assert_eq!(answer.status, 400, "{mistake}: {} {}", answer.status, answer.text());
+        }
+    }
+    assert!(rig.vendor.requests().is_empty());
+}
+
+#[test]
+fn a_token_that_was_believed_ends_all_the_same() {
+    let callers = format!("{}leeway = \"0s\"\n", crate::rig::callers());
+    let rig =
+        Rig::with(Settings { callers, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
+    let id = rig.secret("acme");
+    let claims = serde_json::json!({ "iss": crate::rig::ISSUER, "aud": crate::rig::AUDIENCE,
+        "exp": relay::clock::unix_seconds() + 2, "customer_id": "acme" });
+    let token = crate::refusals::signed(&rig, &claims);
+    let auth = format!("Bearer {token}");
+    let mut client = rig.client();
+    let path = format!("/vendor/{id}/x");
+    // On one connection, so by one worker: the second is answered from its memory.
+    for _ in 0..2 {
+        assert_eq!(client.request("GET", &path, &[("authorization", &auth)], b"").status, 200);
+    }
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(4);
+    let answer = loop {
+        let answer = client.request("GET", &path, &[("authorization", &auth)], b"");
+        if answer.status != 200 || std::time::Instant::now() > until {
+            break answer;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    refused(&answer, Code::TokenExpired);
+}

@@ -3,6 +3,7 @@
     missing_docs,
     unreachable_pub,
     clippy::indexing_slicing,
+    clippy::redundant_clone,
     clippy::cast_possible_truncation,
     clippy::too_many_lines,
     clippy::cognitive_complexity,

@@ -353,7 +353,7 @@ fn tokens_are_refused_for_what_is_wrong_with_them() {
     assert_eq!(rig.get(&format!("/vendor/{id}/x"), &good).status, 200);
 }
 
-fn signed(rig: &Rig, claims: &serde_json::Value) -> String {
+pub fn signed(rig: &Rig, claims: &serde_json::Value) -> String {
     let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
     header.kid = Some(rig.issuer.kid.clone());
     let key = jsonwebtoken::EncodingKey::from_ec_pem(rig.issuer.key.expose()).unwrap();

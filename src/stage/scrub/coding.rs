@@ -4,7 +4,9 @@
 //! same gets no benefit of the doubt: a compressed credential has no form that is known here, and two
 //! ranges asked for apart would carry it in two halves. relay never decompresses an answer.
 
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING,
+};
 use http::{HeaderName, StatusCode};
 
 /// Why an answer's body cannot be read.
@@ -16,19 +18,25 @@ pub enum Unacceptable {
     /// A transfer coding other than `chunked` (RFC 9112 section 7).
     #[error("the answer has a transfer coding other than chunked")]
     TransferCoding,
+    /// A length beside a transfer coding (RFC 9112 section 6.3).
+    #[error("the answer has a length and chunks, and so two ends")]
+    TwoEnds,
     /// Part of a body that was asked for whole (RFC 9110 section 14).
     #[error("the answer is a part although the whole was asked for")]
     Partial,
 }
 
 /// Refuses every coding but `identity`, and every transfer coding but `chunked` (hyper takes off only
-/// the chunks and would hand over what is below them). To be asked before hop-by-hop fields go.
+/// the chunks and would hand over what is below them), and a length beside chunks. To be asked before hop-by-hop fields go.
 pub fn identity_only(headers: &HeaderMap) -> Result<(), Unacceptable> {
     if !only(headers, &CONTENT_ENCODING, b"identity") {
         return Err(Unacceptable::ContentCoding);
     }
     if !only(headers, &TRANSFER_ENCODING, b"chunked") {
         return Err(Unacceptable::TransferCoding);
+    }
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Unacceptable::TwoEnds);
     }
     Ok(())
 }
