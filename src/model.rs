@@ -144,9 +144,13 @@ impl DataKeyId {
 pub struct RequestId(Uuid);
 
 impl RequestId {
-    /// A fresh id, from the wall clock and randomness.
+    /// A fresh id, from the wall clock and the randomness of the cryptographic library, which needs no
+    /// system call for it.
     pub fn fresh() -> Self {
-        Self(Uuid::now_v7())
+        let mut random = [0; 10];
+        // Should randomness ever fail, the id still tells the time; nothing rests on it being a secret.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        Self(uuid::Builder::from_unix_timestamp_millis(crate::clock::unix_millis(), &random).into_uuid())
     }
 }
 

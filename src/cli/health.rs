@@ -12,16 +12,17 @@ use super::{Context, Format};
 /// # Errors
 /// Unreachable (exit code 4), not ready (1).
 pub async fn run(context: &mut Context, which: &Which) -> Result<(), Failure> {
-    let answer = Target::find(context, which)?.call(Method::GET, "/readyz", None).await?;
+    let answer = Target::find(context, which)?.ask(Method::GET, "/readyz", None).await?;
+    let ready: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match context.format {
-        Format::Json => context.json(&answer),
+        Format::Json => context.json(&ready)?,
         Format::Text => {
-            for check in answer.get("checks").and_then(Value::as_array).into_iter().flatten() {
+            for check in ready.get("checks").and_then(Value::as_array).into_iter().flatten() {
                 let name = check.get("name").and_then(Value::as_str).unwrap_or("-");
                 let ok = check.get("ok").and_then(Value::as_bool) == Some(true);
                 context.line(&format!("{name:<12} {}", if ok { "ok" } else { "not ok" }))?;
             }
-            Ok(())
         }
     }
+    if answer.status.is_success() { Ok(()) } else { Err(Failure::failed("relay is not ready")) }
 }

@@ -74,6 +74,15 @@ impl Target {
     /// # Errors
     /// Unreachable; denied or not found; anything else that is no success.
     pub async fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value, Failure> {
+        let answer = self.ask(method, path, body).await?;
+        read(&answer)
+    }
+
+    /// One call, whatever the status of its answer.
+    ///
+    /// # Errors
+    /// Unreachable, or no answer that can be read.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Fetched, Failure> {
         let mut bearer = b"Bearer ".to_vec();
         bearer.extend_from_slice(self.token.expose());
         let mut bearer = HeaderValue::from_bytes(&bearer)
@@ -93,8 +102,7 @@ impl Target {
             timeout: ANSWER_TIME,
             tls: None,
         };
-        let answer = fetch(request).await.map_err(|error| self.failed(&error))?;
-        read(&answer)
+        fetch(request).await.map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &FetchError) -> Failure {

@@ -46,7 +46,8 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
     let tools = ["config", "envelope", "kms", "store", "jwks", "audit", "net", "metrics", "refusal", "reply"];
     let with = |more: &[&'static str]| Some([&words[..], more].concat());
     match room {
-        "model" | "clock" => Some(vec![]),
+        "clock" => Some(vec![]),
+        "model" => Some(vec!["clock"]),
         // The words may name each other.
         "secret" => Some(vec!["model", "clock"]),
         // `net` is open to the other tools; a configuration names the audit's durability; a reply is

@@ -31,6 +31,8 @@ mod canary;
 mod cli;
 /// relay.toml: every mistake is reported at once, with its line and the fix.
 mod config;
+/// The tree of crates: licences, bans, second versions.
+mod crates;
 /// `relay dev` and its built-in vendor.
 mod dev;
 /// A vendor's address is resolved, vetted and dialled; nothing else is.

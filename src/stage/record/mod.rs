@@ -109,8 +109,7 @@ pub async fn open_again(trail: &Trail, opened: Opened) -> Result<Opened, Refusal
 impl Trail {
     /// Begins with the request's head.
     pub fn begin(ledger: Rc<Ledger>, method: Method) -> Rc<Self> {
-        ledger.metrics.in_flight().inc();
-        Rc::new(Self {
+        let trail = Rc::new(Self {
             ledger,
             request_id: RequestId::fresh(),
             started: Instant::now(),
@@ -119,7 +118,10 @@ impl Trail {
             outcome: RefCell::default(),
             opened: Cell::new(false),
             closed: Cell::new(false),
-        })
+        });
+        // Counted once the trail stands: whatever ends it now, its drop counts it off.
+        trail.ledger.metrics.in_flight().inc();
+        trail
     }
 
     /// The request's id.
