@@ -259,6 +259,33 @@ pub struct FieldSpec {
     pub secret: bool,
 }
 
+/// The members of a JSON object, each standing once: which of two is meant is not guessed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members<K, V>(pub Vec<(K, V)>);
+
+impl<'de, K: Deserialize<'de> + PartialEq, V: Deserialize<'de>> Deserialize<'de> for Members<K, V> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Each<K, V>(std::marker::PhantomData<(K, V)>);
+        impl<'de, K: Deserialize<'de> + PartialEq, V: Deserialize<'de>> serde::de::Visitor<'de> for Each<K, V> {
+            type Value = Members<K, V>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(K, V)> = Vec::new();
+                while let Some((name, value)) = map.next_entry()? {
+                    if members.iter().any(|(other, _)| *other == name) {
+                        return Err(serde::de::Error::custom("a member stands twice"));
+                    }
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        from.deserialize_map(Each(std::marker::PhantomData))
+    }
+}
+
 macro_rules! text {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {

@@ -61,7 +61,8 @@ impl From<SealError> for Denied {
 /// Lets only the admin token pass.
 pub(super) async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let token = given.and_then(|value| value.strip_prefix(b"Bearer "));
+    let token = given.and_then(|value| value.split_at_checked(7));
+    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token);
     if token.is_some_and(|token| admin.token.equals(token)) {
         return next.run(request).await;
     }

@@ -1,6 +1,5 @@
 //! `/v1/secrets`: add, list, show, rotate, disable, enable, delete. Values go in and never come out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -14,7 +13,9 @@ use super::Admin;
 use super::door::{Denied, json};
 use crate::audit::{Event, Kind};
 use crate::clock;
-use crate::model::{Customer, FieldName, IntegrationName, RequestId, SecretId, State as SecretState};
+use crate::model::{
+    Customer, FieldName, IntegrationName, Members, RequestId, SecretId, State as SecretState,
+};
 use crate::refusal::{Code, Refusal};
 use crate::seal::{Listing, NewSecret, SealError, Summary};
 use crate::secret::Secret;
@@ -48,7 +49,7 @@ struct Add {
     integration: IntegrationName,
     #[serde(default)]
     label: Option<String>,
-    fields: BTreeMap<FieldName, Value>,
+    fields: Members<FieldName, Value>,
     #[serde(default)]
     expires_at: Option<String>,
 }
@@ -56,7 +57,7 @@ struct Add {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AddVersion {
-    fields: BTreeMap<FieldName, Value>,
+    fields: Members<FieldName, Value>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +96,7 @@ pub(super) async fn add(
         customer: asked.customer.clone(),
         integration: asked.integration.clone(),
         label,
-        fields: asked.fields.into_iter().map(|(name, value)| (name, value.0)).collect(),
+        fields: asked.fields.0.into_iter().map(|(name, value)| (name, value.0)).collect(),
         expires_at: expires_at.transpose()?,
         idempotency,
     };
@@ -129,7 +130,7 @@ pub(super) async fn add_version(
     let id = parsed(&id)?;
     let asked: AddVersion = json(body).await?;
     let trace = admin.begin("secret.rotate", &About::secret(id)).await?;
-    let fields = asked.fields.into_iter().map(|(name, value)| (name, value.0)).collect();
+    let fields = asked.fields.0.into_iter().map(|(name, value)| (name, value.0)).collect();
     let summary = admin.finish(trace, admin.sealer.add_version(id, fields).await).await?;
     Ok((StatusCode::CREATED, Json(summary)))
 }
@@ -232,12 +233,13 @@ impl Made for Removed {
 struct Trace {
     request_id: RequestId,
     operation: &'static str,
+    secret: Option<SecretId>,
 }
 
 impl Admin {
     /// The change stands in the audit before it is made: no audit, no change.
     async fn begin(&self, operation: &'static str, about: &About<'_>) -> Result<Trace, Refusal> {
-        let trace = Trace { request_id: RequestId::fresh(), operation };
+        let trace = Trace { request_id: RequestId::fresh(), operation, secret: about.secret };
         let mut event = about.event(&trace);
         event.note = Some("asked");
         self.chain.record(&event).await.map_err(Refusal::from)?;
@@ -255,8 +257,8 @@ impl Admin {
             }
             Err(error) => {
                 let refusal = Refusal::from(error);
-                let nothing = About { customer: None, integration: None, secret: None, version: None };
-                let mut event = nothing.event(&trace);
+                let asked = About { customer: None, integration: None, secret: trace.secret, version: None };
+                let mut event = asked.event(&trace);
                 event.code = Some(refusal.code().as_str());
                 event.note = Some("not done");
                 self.chain.record(&event).await.map_err(Refusal::from)?;

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::exit::{Exit, Failure};
 use super::target::{Target, Which};
 use super::{Context, Format};
+use crate::model::Members;
 
 /// Fields of 64 KiB, escaped, and room for several.
 const LARGEST_INPUT: u64 = 1024 * 1024;
@@ -227,9 +228,9 @@ impl ValueFrom {
     fn read(&self, context: &mut Context) -> Result<Fields, Failure> {
         let text = self.text(context)?;
         if self.field.is_none() && text.trim_start().starts_with('{') {
-            let fields: BTreeMap<String, String> = serde_json::from_str(&text)
+            let fields: Members<String, String> = serde_json::from_str(&text)
                 .map_err(|_| Failure::new(Exit::Usage, "the input begins like JSON but is no object of texts; give --field for a value that begins with {"))?;
-            return Ok(fields.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect());
+            return Ok(fields.0.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect());
         }
         let name = self.field.clone().unwrap_or_else(|| "token".to_owned());
         Ok(Fields::from([(name, text)]))

@@ -61,14 +61,32 @@ impl Rule {
         self.rest == given.next().is_some()
     }
 
-    /// Whether this rule, as one of `deny`, covers a request. A vendor may decode an escape that `matches`
-    /// takes as it is written, so a denied path stays denied however it is escaped, up to twice over.
+    /// Whether this rule, as one of `deny`, covers a request. Vendors tidy up what `matches` takes as it is
+    /// written, so a denied request stays denied however its path is escaped (up to twice over), whatever
+    /// empty segments, `;parameters` and closing slash it has, and in whatever case its method is spelled.
+    /// `/x/**` denies `/x` as well.
     pub fn denies(&self, method: &Method, path: &str) -> bool {
-        if self.matches(method, path) {
+        let spelled = |m: &Method| m.as_str().eq_ignore_ascii_case(method.as_str());
+        if !self.method.as_ref().is_none_or(spelled) {
+            return false;
+        }
+        if self.covers_tidied(path) {
             return true;
         }
         let once = decoded(path);
-        once != path && (self.matches(method, &once) || self.matches(method, &decoded(&once)))
+        once != path && (self.covers_tidied(&once) || self.covers_tidied(&decoded(&once)))
+    }
+
+    fn covers_tidied(&self, path: &str) -> bool {
+        let name = |segment: &'_ str| segment.split(';').next().is_some_and(|name| !name.is_empty());
+        let mut given = path.split('/').filter(|segment| name(segment));
+        for wanted in self.segments.iter().filter(|wanted| !wanted.is_empty()) {
+            let segment = given.next().and_then(|segment| segment.split(';').next());
+            if !segment.is_some_and(|segment| glob(wanted, segment)) {
+                return false;
+            }
+        }
+        self.rest || given.next().is_none()
     }
 }
 
@@ -93,11 +111,13 @@ fn decoded(path: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// `*` stands for any run of bytes inside a segment that has no encoded slash.
+/// A segment that has an encoded slash is covered by none but `**`.
 fn segment_matches(pattern: &str, segment: &str) -> bool {
-    if segment.contains("%2F") || segment.contains("%2f") {
-        return false;
-    }
+    !segment.contains("%2F") && !segment.contains("%2f") && glob(pattern, segment)
+}
+
+/// `*` stands for any run of bytes inside a segment.
+fn glob(pattern: &str, segment: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut left) = segment.strip_prefix(first) else { return false };
@@ -143,6 +163,26 @@ mod tests {
 
     #[test]
     fn a_denied_path_stays_denied_however_it_is_escaped() {
+        let rows = [
+            ("/a//admin/5", true, "an empty segment"),
+            ("/a/%2Fadmin/5", true, "an empty segment behind an escaped slash"),
+            ("/a/admin;x/5", true, "a parameter"),
+            ("/a/admin%3bx/5", true, "an escaped parameter"),
+            ("/a/admin", true, "without what stands behind"),
+            ("/a/users/5/", true, "a closing slash"),
+            ("/a/users/5%2f", true, "an escaped closing slash"),
+            ("/a/users/5%2f6", true, "an escaped slash inside a segment"),
+            ("/a/users/5/6", false, "one segment more"),
+            ("/a/administrator/5", false, "another name"),
+        ];
+        let rules = ["DELETE /a/admin/**", "DELETE /a/users/*"].map(|rule| Rule::parse(rule).unwrap());
+        for (path, wanted, mistake) in rows {
+            for method in ["DELETE", "delete", "Delete"] {
+                let method = method.parse().unwrap();
+                assert_eq!(rules.iter().any(|rule| rule.denies(&method, path)), wanted, "{mistake}");
+            }
+            assert!(!rules.iter().any(|rule| rule.denies(&Method::GET, path)), "another method");
+        }
         let rule = Rule::parse("* /admin/**").unwrap();
         let rows = [
             ("/admin/x", true, "as written"),

@@ -29,8 +29,11 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
         );
         return Err(Refusal::new(Code::HeadTooLarge, detail));
     }
-    if headers.get_all(HOST).iter().count() != 1 {
-        return malformed("A request has exactly one Host field (RFC 9112 section 3.2).");
+    let mut hosts = headers.get_all(HOST).iter();
+    if !hosts.next().is_some_and(|host| is_authority(host.as_bytes())) || hosts.next().is_some() {
+        return malformed(
+            "A request has exactly one Host field, a host with or without a port (RFC 9112 section 3.2).",
+        );
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding = codings.next();
@@ -51,4 +54,35 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
         return malformed("A request's target begins with a slash.");
     }
     Ok(())
+}
+
+/// `host`, `host:port` or `[ipv6]:port` (RFC 3986 section 3.2.2), as rewritten references will name it.
+fn is_authority(host: &[u8]) -> bool {
+    let (name, port) = match host.iter().rposition(|b| *b == b':') {
+        Some(colon) if host.last() != Some(&b']') => host.split_at(colon),
+        _ => (host, &b":0"[..]),
+    };
+    let inside = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]"));
+    let named = match inside {
+        Some(address) => {
+            !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || b":.".contains(b))
+        }
+        None => !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(b)),
+    };
+    named && (2..=6).contains(&port.len()) && port.iter().skip(1).all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_authority_is_a_host() {
+        for host in ["a", "relay.internal", "127.0.0.1:8480", "[::1]", "[::1]:8480", "a_b"] {
+            assert!(is_authority(host.as_bytes()), "{host}");
+        }
+        for host in ["", ":80", "a b", "a/x?", "user@a", "[::1", "a:", "a:b", "a:123456", "[]", "a,b"] {
+            assert!(!is_authority(host.as_bytes()), "{host}");
+        }
+    }
 }

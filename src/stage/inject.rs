@@ -126,6 +126,9 @@ fn connection_options(from: &HeaderMap) -> Vec<&[u8]> {
 /// relay's control fields, cookies, what tells of the app's network, and what names another target.
 fn is_dropped(name: &HeaderName) -> bool {
     let name = name.as_str();
+    // A gateway that folds `_` into `-` would read `content_length` as the field that stays behind.
+    let folded = name.contains('_').then(|| name.replace('_', "-"));
+    let name = folded.as_deref().unwrap_or(name);
     let prefixes = ["relay-", "x-forwarded-", "proxy-"];
     let names = [
         "accept-encoding",

@@ -131,8 +131,9 @@ impl Matched {
 /// `path_refused` for an absolute form whose authority is not the Host (RFC 9112 section 3.2.2).
 pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
     if let Some(authority) = head.uri.authority() {
-        let host = head.headers.get(HOST).map(HeaderValue::as_bytes);
-        if host != Some(authority.as_str().as_bytes()) {
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let spelled = |name: &str| name.strip_suffix(":80").unwrap_or(name).to_ascii_lowercase();
+        if spelled(host) != spelled(authority.as_str()) {
             return Err(Refusal::new(
                 Code::PathRefused,
                 "The request's target names another host than its Host field.",

@@ -40,14 +40,15 @@ pub(super) fn find<'a>(
     let names = slots.map(|p| &p.header).filter(|name| *name != AUTHORIZATION);
     for name in names.chain([&AUTHORIZATION]) {
         for value in headers.get_all(name) {
-            let Some(token) = value.to_str().ok().and_then(token_in) else { continue };
-            if found.as_ref().is_some_and(|other| *other != token) {
-                return Err(Refusal::new(
-                    Code::TokenAmbiguous,
-                    "Two different tokens stand in the fields that may carry one.",
-                ));
+            for token in value.to_str().map(tokens_in).into_iter().flatten().flatten() {
+                if found.as_ref().is_some_and(|other| *other != token) {
+                    return Err(Refusal::new(
+                        Code::TokenAmbiguous,
+                        "Two different tokens stand in the fields that may carry one.",
+                    ));
+                }
+                found = Some(token);
             }
-            found = Some(token);
         }
     }
     found.ok_or_else(|| {
@@ -58,27 +59,28 @@ pub(super) fn find<'a>(
     })
 }
 
-/// The token in a field's value: bare, behind a scheme, or as the password (or name) of Basic.
-fn token_in(value: &str) -> Option<Cow<'_, str>> {
+/// The tokens in a field's value: bare, behind a scheme, or as password and name of Basic.
+fn tokens_in(value: &str) -> [Option<Cow<'_, str>>; 2] {
     let value = value.trim();
     if is_token(value) {
-        return Some(Cow::Borrowed(value));
+        return [Some(Cow::Borrowed(value)), None];
     }
     if let Some(pair) = behind_scheme(value, &["basic"]) {
-        let decoded = String::from_utf8(STANDARD.decode(pair).ok()?).ok()?;
-        let (user, password) = decoded.split_once(':')?;
-        let token = [password, user].into_iter().find(|part| is_token(part))?;
-        return Some(Cow::Owned(token.to_owned()));
+        let decoded = STANDARD.decode(pair).ok().and_then(|pair| String::from_utf8(pair).ok());
+        let Some((user, password)) = decoded.as_deref().and_then(|pair| pair.split_once(':')) else {
+            return [None, None];
+        };
+        return [password, user].map(|part| is_token(part).then(|| Cow::Owned(part.to_owned())));
     }
-    let (_, last) = value.rsplit_once([' ', '='])?;
-    let token = last.trim_matches('"');
-    is_token(token).then_some(Cow::Borrowed(token))
+    let last = value.rsplit_once([' ', '=']).map(|(_, last)| last.trim_matches('"'));
+    [last.filter(|last| is_token(last)).map(Cow::Borrowed), None]
 }
 
 /// Whether a field's value or a target holds `token`.
 pub(super) fn holds(text: &[u8], token: &str) -> bool {
     memchr::memmem::find(text, token.as_bytes()).is_some()
-        || std::str::from_utf8(text).ok().and_then(token_in).is_some_and(|found| found == token)
+        || std::str::from_utf8(text)
+            .is_ok_and(|text| tokens_in(text).iter().flatten().any(|found| found == token))
 }
 
 fn behind_scheme<'a>(value: &'a str, schemes: &[&str]) -> Option<&'a str> {
@@ -105,6 +107,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn both_halves_of_basic_count() {
+        let pair = format!("Basic {}", STANDARD.encode("a.b.c:d.e.f"));
+        assert_eq!(
+            tokens_in(&pair).map(|t| t.map(Cow::into_owned)),
+            [Some("d.e.f".into()), Some("a.b.c".into())]
+        );
+    }
+
+    #[test]
     fn only_a_three_part_token_counts() {
         let basic = format!("Basic {}", STANDARD.encode("user:a.b.c"));
         let rows = [
@@ -120,7 +131,8 @@ mod tests {
             ("Bearer a.b.c=", None, "padding"),
         ];
         for (value, wanted, mistake) in rows {
-            assert_eq!(token_in(value).as_deref(), wanted, "{mistake}");
+            let [first, second] = tokens_in(value);
+            assert_eq!((first.as_deref(), second), (wanted, None), "{mistake}");
         }
     }
 }

@@ -3,45 +3,39 @@
 //! The cheap checks stand before the signature. `crit`, `jwk`, `jku` and `x5*` are never obeyed: the
 //! first is refused, the others are not read. A claim that stands twice makes the token unclear.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{Identity, TokenRules};
 use crate::jwks::Algorithm;
-use crate::model::{Customer, SecretId};
+use crate::model::{Customer, Members, SecretId};
 use crate::refusal::{Code, Refusal};
-
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    kid: Option<String>,
-    crit: Option<IgnoredAny>,
-    b64: Option<IgnoredAny>,
-}
 
 /// Checks everything but the present moment's `exp` and `nbf` twice over: those are compared again by
 /// the caller on every use.
 pub(super) fn verify(rules: &TokenRules, token: &str, now: u64) -> Result<Identity, Refusal> {
     let (message, signature) = token.rsplit_once('.').ok_or_else(|| invalid("it has not three parts"))?;
     let (header, payload) = message.split_once('.').ok_or_else(|| invalid("it has not three parts"))?;
-    let header: Header = decoded(header)
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .ok_or_else(|| invalid("its header is not what RFC 7515 says"))?;
-    if header.crit.is_some() || header.b64.is_some() {
+    let header = decoded(header).ok_or_else(|| invalid("its header is not base64url"))?;
+    let header = Claims::read(&header).map_err(|why| invalid(&why))?;
+    if header.value("crit").is_some() || header.value("b64").is_some() {
         return Err(invalid("its header demands an extension that relay does not know"));
     }
-    let algorithm = algorithm(&header.alg)
+    let algorithm = header
+        .text("alg")
+        .and_then(algorithm)
         .filter(|algorithm| rules.algorithms.contains(algorithm))
         .ok_or_else(|| invalid("its algorithm is not one that relay is configured for"))?;
+    let kid = header.text("kid");
+    if kid.is_none() && header.value("kid").is_some() {
+        return Err(invalid("its kid is no text"));
+    }
     let payload = decoded(payload).ok_or_else(|| invalid("its claims are not base64url"))?;
     let claims = Claims::read(&payload).map_err(|why| invalid(&why))?;
     let identity = check(rules, &claims, now)?;
-    if !rules.keys.verifies(algorithm, header.kid.as_deref(), message.as_bytes(), signature) {
+    if !rules.keys.verifies(algorithm, kid, message.as_bytes(), signature) {
         return Err(invalid("its signature is not by a configured key"));
     }
     Ok(identity)
@@ -110,33 +104,16 @@ fn invalid(why: &str) -> Refusal {
     Refusal::new(Code::TokenInvalid, format!("The caller token is not accepted: {why}."))
 }
 
-/// The claims as they stand, each at most once.
+/// The members of header or claims as they stand, each at most once.
 struct Claims(Vec<(String, Value)>);
 
 impl Claims {
     fn read(payload: &[u8]) -> Result<Self, String> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Claims;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of claims")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
-                let mut claims: Vec<(String, Value)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    if claims.iter().any(|(other, _)| *other == name) {
-                        return Err(serde::de::Error::custom("a claim stands twice"));
-                    }
-                    claims.push((name, value));
-                }
-                Ok(Claims(claims))
-            }
-        }
         let mut reader = serde_json::Deserializer::from_slice(payload);
-        let claims =
-            reader.deserialize_map(Each).map_err(|_| "its claims are not one JSON object, each once")?;
-        reader.end().map_err(|_| "something stands behind its claims")?;
-        Ok(claims)
+        let members = Members::deserialize(&mut reader)
+            .map_err(|_| "its header or claims are not one JSON object, each member once")?;
+        reader.end().map_err(|_| "something stands behind its header or claims")?;
+        Ok(Self(members.0))
     }
 
     fn value(&self, name: &str) -> Option<&Value> {
@@ -173,7 +150,7 @@ impl Claims {
     fn scopes(&self) -> Result<Option<Vec<String>>, &'static str> {
         let words: Vec<&str> = match self.value("scope") {
             None => return Ok(None),
-            Some(Value::String(text)) => text.split(' ').collect(),
+            Some(Value::String(text)) => text.split_whitespace().collect(),
             Some(Value::Array(many)) => {
                 let words: Option<Vec<&str>> = many.iter().map(Value::as_str).collect();
                 words.ok_or("its scope holds something that is no text")?

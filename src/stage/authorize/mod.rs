@@ -12,7 +12,6 @@ mod shares;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::HeaderName;
 use http::{HeaderMap, Method};
 
 use crate::clock;
@@ -26,11 +25,7 @@ use limits::{InFlight, Permit};
 use records::{LookupError, Record, Records};
 
 /// Fields by which a request may ask a server to treat it as another method.
-const METHOD_OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-];
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// Proof that this caller may use this secret on this integration for this request.
 pub struct Grant {
@@ -146,8 +141,9 @@ fn request_allowed(route: &Route, method: &Method, headers: &HeaderMap, rest: &s
         return Err(denied());
     }
     // A server that obeys such a field sees another method: both must be allowed.
-    for name in &METHOD_OVERRIDES {
-        for value in headers.get_all(name) {
+    for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with('x')) {
+        // Servers that fold `_` into `-` obey both spellings.
+        if METHOD_OVERRIDES.contains(&name.as_str().replace('_', "-").as_str()) {
             let other = Method::from_bytes(value.as_bytes().to_ascii_uppercase().trim_ascii());
             if !other.is_ok_and(|other| allowed(&other)) {
                 return Err(denied());

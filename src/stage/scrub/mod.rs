@@ -4,7 +4,7 @@
 //! the credential in the others, [`links`] keeps references inside relay, [`body`] does the same to the
 //! stream, by the forms that [`forms`] knows and `find` looks for. Order on a head: `coding`, then
 //! [`head::strip`], then [`head::scrub_head`], then [`links::rewrite`]: a reference that held the
-//! credential then has spaces in it and is dropped, not followed.
+//! credential then has spaces in it, and inside the integration it is dropped, not followed.
 //!
 //! What must never enter: a decision that depends on part of a credential. Only whole forms count;
 //! everything that the app can observe before a whole form stands in the answer depends on lengths.
@@ -31,7 +31,7 @@ impl From<coding::Unacceptable> for Refusal {
 
 impl From<links::LinkRefused> for Refusal {
     fn from(cause: links::LinkRefused) -> Self {
-        Self::new(Code::ResponseRefused, "The vendor redirects to a place outside of this integration")
+        Self::new(Code::ResponseRefused, "The vendor's redirect is not passed on: it leads out of this integration, or it is unclear where to")
             .because(cause.to_string())
     }
 }
