@@ -265,7 +265,8 @@ fn a_damaged_row_hides_no_other_and_can_be_removed() {
 #[test]
 fn a_field_that_is_given_twice_is_refused() {
     let rig = Rig::plain();
-    let body = r#"{"customer":"acme","integration":"vendor","fields":{"token":"aaaaaaaaaa","token":"bbbbbbbbbb"}}"#;
+    let body =
+        r#"{"customer":"acme","integration":"vendor","fields":{"token":"aaaaaaaaaa","token":"bbbbbbbbbb"}}"#;
     assert_eq!(rig.admin("POST", "/v1/secrets", Some(body)).code(), "request_malformed");
     assert_eq!(rig.admin("GET", "/v1/secrets?customer=acme", None).json()["secrets"], serde_json::json!([]));
 }

@@ -143,7 +143,13 @@ fn what_the_request_itself_gets_wrong() {
         ),
         ("GET", format!("/vendor/{id}//admin;a=b/5"), vec![a], Code::RequestDenied, "a denied path, untidy"),
         ("get", good.clone(), vec![a], Code::RequestDenied, "an allowed method in another case"),
-        ("GET", format!("/vendor/{id}/x?key={}", token.replace('.', "%2e")), vec![a], Code::PathRefused, "the token, escaped"),
+        (
+            "GET",
+            format!("/vendor/{id}/x?key={}", token.replace('.', "%2e")),
+            vec![a],
+            Code::PathRefused,
+            "the token, escaped",
+        ),
         ("GET", good.clone(), vec![("authorization", &pair)], Code::TokenAmbiguous, "two tokens in one pair"),
         ("GET", "/vendor/x".to_owned(), vec![a], Code::SecretMissing, "no secret"),
         (
