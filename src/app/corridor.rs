@@ -15,7 +15,7 @@ use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
 use crate::stage::authenticate::TokenRules;
-use crate::stage::authorize::limits::Rate;
+use crate::stage::limits::Rate;
 use crate::stage::route::{Route, Routes};
 use crate::stage::scrub::Surroundings;
 

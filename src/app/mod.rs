@@ -29,8 +29,8 @@ use crate::pipeline::{Shared, Worker};
 use crate::seal::{SealTarget, Sealer};
 use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
-use crate::stage::authorize::limits::InFlight;
 use crate::stage::authorize::records::Records;
+use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
 

@@ -2,12 +2,14 @@
 //!
 //! Each turns one proof into the next: `Matched -> Caller -> Grant -> Opened -> Line -> Credential ->
 //! Armed`. The proofs have private fields and are built only here, so a step cannot be skipped. A stage
-//! knows the types of the stages before it, never of those behind it.
+//! knows the types of the stages before it, never of those behind it. `limits` is no stage: a route holds its
+//! rate, authorize counts.
 
 pub mod authenticate;
 pub mod authorize;
 pub mod connect;
 pub mod inject;
+pub mod limits;
 pub mod record;
 pub mod route;
 pub mod scrub;

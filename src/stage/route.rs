@@ -49,7 +49,7 @@ pub struct Route {
     /// Its counters.
     pub metrics: IntegrationMetrics,
     /// Its limit per customer, if it has one.
-    pub rate: Option<super::authorize::limits::Rate>,
+    pub rate: Option<super::limits::Rate>,
 }
 
 /// All integrations by name.

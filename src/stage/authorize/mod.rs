@@ -4,7 +4,6 @@
 //! not at all, active, unexpired, of this integration and origin. The result is a [`Grant`]. What must
 //! never enter: plaintext; a difference between an unknown UUID and another customer's.
 
-pub mod limits;
 mod path;
 pub mod records;
 mod shares;
@@ -21,7 +20,7 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity, Token};
 use crate::stage::route::{Matched, Reference, Route, Routes};
 
-use limits::{InFlight, Permit};
+use super::limits::{self, InFlight, Permit};
 use records::{LookupError, Record, Records};
 
 /// Fields by which a request may ask a server to treat it as another method.
