@@ -3,6 +3,7 @@
 //! What is fetched may be a secret, so no message names it, its path or its variable; the quoted line of
 //! relay.toml shows as much as its author wrote there.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Files;
@@ -42,7 +43,10 @@ impl Written<'_> {
         let name = format!("{} {key}", table.shown);
         let given = self.raw(table, key)?;
         let bytes = match (environment::source(&given.value), &given.place) {
-            (Some(Source::File(path)), _) => self.read_file(&name, path, &given.place),
+            (Some(Source::File(path)), _) => {
+                self.warn_if_open(&name, path, &given.place);
+                self.read_file(&name, path, &given.place)
+            }
             (Some(Source::Variable(variable)), _) => {
                 self.look_up(&name, variable, &given.place).map(String::into_bytes)
             }
@@ -117,6 +121,16 @@ impl Written<'_> {
             }
         }
         None
+    }
+
+    /// A secret's file that others may read is told, not refused: mounted secrets are often made that way.
+    fn warn_if_open(&mut self, name: &str, path: &str, place: &Place) {
+        let mode = std::fs::metadata(self.folder.join(path)).map_or(0, |found| found.permissions().mode());
+        if mode & 0o077 != 0 {
+            let message =
+                format!("the file of {name} can be read by other users (mode {:03o})", mode & 0o777);
+            self.findings.warning(place, message, "give it mode 0600");
+        }
     }
 
     /// Something outside the text is not as it must be for relay to run.

@@ -455,6 +455,8 @@ fn to_run_every_file_must_be_there() {
     std::fs::write(folder.path().join("jwks.json"), "{\"keys\":[]}").unwrap();
     std::fs::write(folder.path().join("relay.key"), "k").unwrap();
     std::fs::write(folder.path().join("admin.token"), "t".repeat(32) + "\n").unwrap();
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(folder.path().join("admin.token"), private).unwrap();
     let Ok(loaded) = config::load(&path, &[]) else { panic!("not loaded with its files") };
     assert_eq!(loaded.config.admin.token.len(), 32, "the newline at the end is no part of the token");
     assert_eq!(loaded.warnings.findings().len(), 0);
@@ -651,4 +653,18 @@ fn init_overwrites_nothing_and_leaves_nothing_half_done() {
     assert_eq!(init::run(folder.path(), false, race, &mut out, &mut err), 1);
     assert_eq!(std::fs::read_to_string(folder.path().join("admin.token")).unwrap(), "theirs");
     assert!(!folder.path().join("relay.key").exists(), "what the failed run wrote is gone");
+}
+
+#[test]
+fn a_secret_that_others_may_read_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/relay.toml")).unwrap();
+    let token = folder.path().join("admin.token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
+    for (mode, wanted) in [(0o644, true), (0o640, true), (0o600, false)] {
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (_, report) = config::examine(&text, "relay.toml", folder.path(), &[], Files::Optional);
+        let told = report.to_string().contains("[admin] token can be read by other users");
+        assert_eq!(told, wanted, "{mode:o}: {report}");
+    }
 }
