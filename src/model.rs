@@ -259,6 +259,9 @@ pub struct FieldSpec {
     pub secret: bool,
 }
 
+/// The most members of an object read as [`Members`].
+const MOST_MEMBERS: usize = 100;
+
 /// The members of a JSON object, each standing once: which of two is meant is not guessed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members<K, V>(pub Vec<(K, V)>);
@@ -274,6 +277,11 @@ impl<'de, K: Deserialize<'de> + PartialEq, V: Deserialize<'de>> Deserialize<'de>
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members: Vec<(K, V)> = Vec::new();
                 while let Some((name, value)) = map.next_entry()? {
+                    // Each is compared with all before it: without a limit that would be work for a caller
+                    // to give.
+                    if members.len() == MOST_MEMBERS {
+                        return Err(serde::de::Error::custom("there are too many members"));
+                    }
                     if members.iter().any(|(other, _)| *other == name) {
                         return Err(serde::de::Error::custom("a member stands twice"));
                     }

@@ -22,7 +22,7 @@ use crate::config::{Config, Limits};
 use crate::kms::Kms;
 use crate::kms::cached::DataKeys;
 use crate::listen::station::Station;
-use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, worker};
+use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, worker};
 use crate::metrics::Metrics;
 use crate::net::pool::{Pool, PoolLimits};
 use crate::pipeline::{Shared, Worker};
@@ -43,6 +43,8 @@ const VERDICTS: usize = 10_000;
 const APP_IDLE: Duration = Duration::from_secs(75);
 /// How long an answer may wait for the app to read on.
 const APP_STALLED: Duration = Duration::from_secs(300);
+/// How long workers may take to end once the grace is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why relay does not start. What to do about it is in the text.
 #[derive(Debug, thiserror::Error)]
@@ -163,9 +165,18 @@ impl Running {
     /// Takes no new requests, lets those under way end for at most the configured grace, writes the
     /// audit's last anchor.
     pub async fn stop(self) {
-        self.draining.begin();
         let until = Instant::now() + self.grace;
+        self.draining.enter(Phase::Refusing);
         while self.metrics.in_flight().get() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.draining.enter(Phase::Closing);
+        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.draining.enter(Phase::Over);
+        let last = Instant::now() + LAST_WORDS;
+        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < last {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // Nobody listens any more if the admin listener has failed.

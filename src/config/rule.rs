@@ -12,6 +12,8 @@ pub struct Rule {
     method: Option<Method>,
     segments: Vec<String>,
     rest: bool,
+    /// The pattern as `denies` reads it: decoded, without parameters and empty segments.
+    tidied: Vec<String>,
 }
 
 impl Rule {
@@ -42,15 +44,39 @@ impl Rule {
         if segments.iter().any(|s| s == "." || s == "..") {
             return Err("a rule's pattern has no dot segments: relay refuses such paths anyway".to_owned());
         }
-        Ok(Self { method, segments, rest })
+        let written = decoded(&decoded(&segments.join("/")));
+        let tidied = tidy(&written).map(str::to_owned).collect();
+        Ok(Self { method, segments, rest, tidied })
     }
 
     /// Whether this rule covers a request. `path` is the still encoded path below the base path, with
     /// its leading slash.
     pub fn matches(&self, method: &Method, path: &str) -> bool {
-        if self.method.as_ref().is_some_and(|m| m != method) {
+        self.method.as_ref().is_none_or(|m| m == method) && self.covers(path)
+    }
+
+    /// Whether this rule, as one of `deny`, covers a request. Vendors tidy up what `matches` takes as it is
+    /// written, so a denied request stays denied however its path is escaped (up to twice over), whatever
+    /// empty segments, `;parameters` and closing slash it has, and in whatever case its method is spelled.
+    /// `/x/**` denies `/x` as well.
+    pub fn denies(&self, method: &Method, path: &str) -> bool {
+        // A HEAD is answered as the GET would be (RFC 9110 section 9.3.2).
+        let spelled = |m: &Method| {
+            m.as_str().eq_ignore_ascii_case(method.as_str())
+                || (*m == Method::GET && method.as_str().eq_ignore_ascii_case("HEAD"))
+        };
+        if !self.method.as_ref().is_none_or(spelled) {
             return false;
         }
+        if self.covers(path) || self.covers_tidied(path) {
+            return true;
+        }
+        let once = decoded(path);
+        once != path && (self.covers_tidied(&once) || self.covers_tidied(&decoded(&once)))
+    }
+
+    /// The path as it is written, segment by segment.
+    fn covers(&self, path: &str) -> bool {
         let mut given = path.strip_prefix('/').unwrap_or(path).split('/');
         for wanted in &self.segments {
             match given.next() {
@@ -61,37 +87,21 @@ impl Rule {
         self.rest == given.next().is_some()
     }
 
-    /// Whether this rule, as one of `deny`, covers a request. Vendors tidy up what `matches` takes as it is
-    /// written, so a denied request stays denied however its path is escaped (up to twice over), whatever
-    /// empty segments, `;parameters` and closing slash it has, and in whatever case its method is spelled.
-    /// `/x/**` denies `/x` as well.
-    pub fn denies(&self, method: &Method, path: &str) -> bool {
-        let spelled = |m: &Method| m.as_str().eq_ignore_ascii_case(method.as_str());
-        if !self.method.as_ref().is_none_or(spelled) {
-            return false;
-        }
-        if self.covers_tidied(path) {
-            return true;
-        }
-        let once = decoded(path);
-        once != path && (self.covers_tidied(&once) || self.covers_tidied(&decoded(&once)))
-    }
-
     fn covers_tidied(&self, path: &str) -> bool {
-        let name = |segment: &'_ str| segment.split(';').next().is_some_and(|name| !name.is_empty());
-        let mut given = path.split('/').filter(|segment| name(segment));
-        for wanted in self.segments.iter().filter(|wanted| !wanted.is_empty()) {
-            let segment = given.next().and_then(|segment| segment.split(';').next());
-            if !segment.is_some_and(|segment| glob(wanted, segment)) {
-                return false;
-            }
-        }
-        self.rest || given.next().is_none()
+        let mut given = tidy(path);
+        let begins =
+            self.tidied.iter().all(|wanted| given.next().is_some_and(|segment| glob(wanted, segment)));
+        begins && (self.rest || given.next().is_none())
     }
 }
 
+/// The segments that name something, without their `;parameters`.
+fn tidy(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|segment| segment.split(';').next()).filter(|name| !name.is_empty())
+}
+
 /// `path` with every percent escape (RFC 3986 section 2.1) replaced by what it stands for.
-fn decoded(path: &str) -> String {
+pub fn decoded(path: &str) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((first, behind)) = rest.split_first() {
@@ -194,6 +204,37 @@ mod tests {
         ];
         for (path, wanted, mistake) in rows {
             assert_eq!(rule.denies(&Method::GET, path), wanted, "{mistake}");
+        }
+    }
+
+    #[test]
+    fn a_deny_pattern_is_read_as_the_path_is() {
+        let rows = [
+            ("* /projects/acme%2Fprod/**", "/projects/acme%2Fprod/x", "as written"),
+            ("* /projects/acme%2Fprod/**", "/projects/acme%2fprod/x", "the escape in another case"),
+            ("* /projects/acme%2Fprod/**", "/projects/%61cme%2Fprod/x", "another letter escaped"),
+            ("* /proj/a%2Fb", "/proj/a%2fb", "without what stands behind"),
+            ("* /mat;v=1/x", "/mat;v=1/x", "a parameter in the pattern"),
+            ("GET /a", "/a", "a GET"),
+        ];
+        for (rule, path, mistake) in rows {
+            let rule = Rule::parse(rule).unwrap();
+            assert!(rule.denies(&Method::GET, path), "{mistake}");
+            assert!(rule.denies(&Method::HEAD, path), "{mistake}, as a HEAD");
+        }
+    }
+
+    #[test]
+    fn what_allow_would_cover_deny_covers() {
+        let patterns = ["/a", "/a/*", "/a/**", "/**", "/a*b", "/a;v=1/*", "/%61/**", "/a/", "/*"];
+        let paths =
+            ["/a", "/a/", "/a/b", "/a/b/c", "/a%2Fb/c", "/axb", "/a;v=1/x", "/%61/x", "/", "//a", "/a//b"];
+        for pattern in patterns {
+            let rule = Rule::parse(&format!("GET {pattern}")).unwrap();
+            for path in paths {
+                let covered = rule.matches(&Method::GET, path);
+                assert!(!covered || rule.denies(&Method::GET, path), "{pattern} {path}");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use super::admit::admit;
 use super::pace::{Pace, Paced};
 use super::station::Station;
-use super::{Observer, Seen};
+use super::{Observer, Phase, Seen};
 use crate::pipeline::{self, Answer};
 use crate::refusal::Code;
 use crate::secret::Secret;
@@ -33,7 +33,7 @@ const SHOWN: usize = 256;
 /// Serves the connection until it closes, or until it is cut for being too slow.
 pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
     let io = Paced::new(TokioIo::new(stream), pace.clone());
-    let paced = pace.clone();
+    let (paced, draining) = (pace.clone(), station.draining.clone());
     let service = service_fn(move |request| {
         let (station, pace) = (station.clone(), paced.clone());
         async move {
@@ -47,13 +47,26 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)
         .serve_connection(io, service);
-    tokio::select! {
-        ended = connection => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended in an error");
+    let mut connection = pin!(connection);
+    let mut closing = pin!(draining.reaches(Phase::Closing));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended in an error");
+                }
+                return;
+            }
+            () = pace.cut() => {
+                tracing::debug!("a connection was too slow and was cut");
+                return;
+            }
+            () = closing.as_mut(), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
-        () = pace.cut() => tracing::debug!("a connection was too slow and was cut"),
     }
 }
 

@@ -13,11 +13,10 @@ pub mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::metrics::Metrics;
 use crate::model::RequestId;
@@ -29,31 +28,44 @@ pub struct Accepted {
     _place: OwnedSemaphorePermit,
 }
 
+/// How far relay's shutting down is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// New requests are refused; those under way may end.
+    Refusing,
+    /// Connections close behind the last byte of the answer that they carry: an answer whose end has been
+    /// read from the vendor may still wait in memory for an app that reads slowly.
+    Closing,
+    /// The grace is over: what is still open is cut.
+    Over,
+}
+
 /// Whether relay is shutting down: shared by every door.
-#[derive(Default)]
-pub struct Draining {
-    begun: AtomicBool,
-    notify: Notify,
+pub struct Draining(watch::Sender<Phase>);
+
+impl Default for Draining {
+    fn default() -> Self {
+        Self(watch::Sender::new(Phase::Serving))
+    }
 }
 
 impl Draining {
-    /// From now on new requests are refused.
-    pub fn begin(&self) {
-        self.begun.store(true, Ordering::Release);
-        self.notify.notify_waiters();
+    /// Enters the next phase.
+    pub fn enter(&self, phase: Phase) {
+        self.0.send_replace(phase);
     }
 
-    /// Whether it has begun.
+    /// Whether new requests are refused.
     pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
+        *self.0.borrow() >= Phase::Refusing
     }
 
-    /// Waits until it begins.
-    pub async fn wait(&self) {
-        let begun = self.notify.notified();
-        if !self.has_begun() {
-            begun.await;
-        }
+    /// Waits until `phase` or a later one is entered.
+    pub async fn reaches(&self, phase: Phase) {
+        // The sender lives as long as this does: the wait cannot fail.
+        let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
     }
 }
 
@@ -109,7 +121,7 @@ pub async fn accept(
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = draining.wait() => return Ok(()),
+            () = draining.reaches(Phase::Refusing) => return Ok(()),
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

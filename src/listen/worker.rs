@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 
 use super::pace::{Pace, Sweep};
 use super::station::Station;
-use super::{Accepted, connection};
+use super::{Accepted, Phase, connection};
 
 /// Serves connections until `accepted` closes and every connection has ended. `build` runs inside the
 /// worker's own runtime. Blocks the thread.
@@ -43,8 +43,14 @@ async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedRec
         });
     }
     // The acceptor is gone: what is still open may end by itself; `app` bounds how long.
-    while Rc::strong_count(&open) > 1 && station.metrics.in_flight().get() > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let ended = async {
+        while Rc::strong_count(&open) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = station.draining.reaches(Phase::Over) => {}
     }
     sweeper.abort();
 }

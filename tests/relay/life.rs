@@ -270,3 +270,32 @@ fn a_field_that_is_given_twice_is_refused() {
     assert_eq!(rig.admin("POST", "/v1/secrets", Some(body)).code(), "request_malformed");
     assert_eq!(rig.admin("GET", "/v1/secrets?customer=acme", None).json()["secrets"], serde_json::json!([]));
 }
+
+#[test]
+fn what_waits_in_memory_for_a_slow_app_is_sent_before_relay_ends() {
+    // Some of these sizes lie between what the kernel takes and what relay then holds itself.
+    let mut waited = 0;
+    for size in (0..12).map(|step| 1_500_000 + step * 200_000) {
+        let mut rig = Rig::answering(move |_, out| vendor::answer(out, 200, &[], &vec![b'x'; size]));
+        let id = rig.secret("acme");
+        let token = rig.token("acme");
+        let mut client = rig.client();
+        client.send(&format!(
+            "GET /vendor/{id}/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
+        ));
+        rig.audit_until(|records| records.iter().any(|r| r["kind"] == "intent"));
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        if rig.running().metrics().in_flight().get() > 0 {
+            continue;
+        }
+        waited += 1;
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            client.answer("GET")
+        });
+        rig.stop();
+        let answer = reader.join().unwrap();
+        assert!(answer.body.len() == size && !answer.cut, "{} of {size} bytes", answer.body.len());
+    }
+    assert!(waited > 0, "no answer was ever wholly read from the vendor before the app read it");
+}
