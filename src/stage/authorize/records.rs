@@ -143,11 +143,6 @@ impl Records {
         Ok(Some(record))
     }
 
-    /// Forgets one record now: the write path calls this before it acknowledges.
-    pub fn forget(&self, customer: &Customer, id: SecretId) {
-        self.inner.forget(&(customer.clone(), id));
-    }
-
     async fn verified(&self, row: SecretRow) -> Result<Record, LookupError> {
         let key_id = Head::data_key_of(&row.head)?;
         let wrapped_key =
