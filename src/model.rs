@@ -3,6 +3,8 @@
 //! Each is checked when it is made and cannot be made otherwise, so no later room checks again.
 //! No behaviour lives here, and nothing secret: every type here may be printed.
 
+use std::borrow::Borrow;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,6 +58,13 @@ impl IntegrationName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Found by its text in a map.
+impl Borrow<str> for IntegrationName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -114,6 +123,11 @@ impl SecretId {
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
+
+    /// The hyphenated form.
+    pub fn text(&self) -> [u8; 36] {
+        hyphenated(self.0)
+    }
 }
 
 /// The id of one data key.
@@ -144,14 +158,38 @@ impl DataKeyId {
 pub struct RequestId(Uuid);
 
 impl RequestId {
-    /// A fresh id, from the wall clock and the randomness of the cryptographic library, which needs no
-    /// system call for it.
+    /// A fresh id, from the wall clock and the randomness of the cryptographic library.
     pub fn fresh() -> Self {
-        let mut random = [0; 10];
-        // Should randomness ever fail, the id still tells the time; nothing rests on it being a secret.
-        let _ = aws_lc_rs::rand::fill(&mut random);
+        let random = drawn();
         Self(uuid::Builder::from_unix_timestamp_millis(crate::clock::unix_millis(), &random).into_uuid())
     }
+
+    /// The hyphenated form.
+    pub fn text(&self) -> [u8; 36] {
+        hyphenated(self.0)
+    }
+}
+
+fn hyphenated(id: Uuid) -> [u8; 36] {
+    let mut text = [0; 36];
+    id.hyphenated().encode_lower(&mut text);
+    text
+}
+
+/// Ten random bytes. Drawn for 64 ids at once, because a draw costs more than all else about an id; they are
+/// seen in every answer, so nothing rests on their being secret. Should randomness ever fail, the id
+/// still tells the time.
+fn drawn() -> [u8; 10] {
+    thread_local! {
+        static STOCK: RefCell<Vec<[u8; 10]>> = const { RefCell::new(Vec::new()) };
+    }
+    STOCK.with_borrow_mut(|stock| {
+        if stock.is_empty() {
+            stock.resize(64, [0; 10]);
+            let _ = aws_lc_rs::rand::fill(stock.as_flattened_mut());
+        }
+        stock.pop().unwrap_or_default()
+    })
 }
 
 /// Where a credential may go: scheme, host and port (RFC 6454), spelled one way only.

@@ -66,9 +66,7 @@ pub fn refuse(refusal: &Refusal, request_id: RequestId, asked: &HeaderMap) -> Re
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(asked)));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(RELAY_ERROR, HeaderValue::from_static(code.as_str()));
-    if let Ok(id) = HeaderValue::try_from(request_id.to_string()) {
-        headers.insert(RELAY_REQUEST_ID, id);
-    }
+    mark(headers, request_id);
     if let Ok(status) = HeaderValue::try_from(format!("relay; error={}", proxy_error(refusal))) {
         headers.insert(PROXY_STATUS, status);
     }
@@ -78,9 +76,9 @@ pub fn refuse(refusal: &Refusal, request_id: RequestId, asked: &HeaderMap) -> Re
     response
 }
 
-/// Marks a vendor's answer with the id under which the audit and the log know it.
+/// Marks an answer with the id under which the audit and the log know it.
 pub fn mark(headers: &mut HeaderMap, request_id: RequestId) {
-    if let Ok(id) = HeaderValue::try_from(request_id.to_string()) {
+    if let Ok(id) = HeaderValue::from_bytes(&request_id.text()) {
         headers.insert(RELAY_REQUEST_ID, id);
     }
 }

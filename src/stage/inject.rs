@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use zeroize::Zeroizing;
 
@@ -68,8 +68,6 @@ pub fn inject(
 ) -> Result<Armed, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
-    let uri = Uri::try_from(grant.target().path_and_query.as_str())
-        .map_err(|error| Refusal::from(Code::PathRefused).because(error.to_string()))?;
     let mut headers = copied(&head.headers, route, grant.token());
     if body.is_end_stream() && wants_length(head) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -82,7 +80,7 @@ pub fn inject(
     }
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
-    *request.uri_mut() = uri;
+    *request.uri_mut() = grant.target().clone();
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = headers;
     Ok(Armed { request, planted: Planted { credential, rendered } })

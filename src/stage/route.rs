@@ -5,10 +5,12 @@
 //! behind the token. What must never enter: a decision about who may do what.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::header::HOST;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::rule::Rule;
@@ -84,13 +86,17 @@ pub enum Reference {
 }
 
 /// Proof that the request has one address form and at most one integration.
+#[derive(Clone)]
 pub struct Matched {
     route: Option<Arc<Route>>,
-    asked_for: String,
     reference: Reference,
-    prefix: String,
-    rest: String,
-    query: Option<String>,
+    target: PathAndQuery,
+    /// Where the integration's name ends in the target's path.
+    name_end: usize,
+    /// The first path segment behind it, where that is the reference.
+    segment: Range<usize>,
+    /// Where the vendor's path begins.
+    rest: usize,
 }
 
 impl Matched {
@@ -99,9 +105,10 @@ impl Matched {
         self.route.as_ref()
     }
 
-    /// The name that was asked for, for the error text.
+    /// The name that was asked for, for the error text: at most 40 bytes of it.
     pub fn asked_for(&self) -> &str {
-        &self.asked_for
+        let name = self.part(1..self.name_end);
+        name.get(..name.floor_char_boundary(40)).unwrap_or_default()
     }
 
     /// How the secret is named.
@@ -110,25 +117,31 @@ impl Matched {
     }
 
     /// What stands before the vendor's path on this side: `/slack` or `/slack/<uuid>` as it came.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
+    pub fn prefix(&self) -> String {
+        let (name, segment) = (self.part(0..self.name_end), self.part(self.segment.clone()));
+        if segment.is_empty() { name.to_owned() } else { format!("{name}/{segment}") }
     }
 
     /// The vendor's path below the base path, still encoded: empty or with a leading slash.
     pub fn rest(&self) -> &str {
-        &self.rest
+        self.part(self.rest..self.target.path().len())
     }
 
     /// The query as it came, without its question mark.
     pub fn query(&self) -> Option<&str> {
-        self.query.as_deref()
+        self.target.query()
+    }
+
+    fn part(&self, place: Range<usize>) -> &str {
+        self.target.path().get(place).unwrap_or_default()
     }
 }
 
 /// Finds the integration and the reference in the request's target.
 ///
 /// # Errors
-/// `path_refused` for an absolute form whose authority is not the Host (RFC 9112 section 3.2.2).
+/// `path_refused` for an absolute form whose authority is not the Host (RFC 9112 section 3.2.2), and for a
+/// target that is no path.
 pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
     if let Some(authority) = head.uri.authority() {
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -140,28 +153,24 @@ pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
             ));
         }
     }
-    let path = head.uri.path();
-    let (name, behind) = split_segment(path);
-    let route = IntegrationName::parse(name).ok().and_then(|name| routes.0.get(&name).cloned());
-    let mut prefix = format!("/{name}");
-    let mut rest = behind;
+    let Some(target) = head.uri.path_and_query().filter(|target| target.path().starts_with('/')) else {
+        return Err(Refusal::new(Code::PathRefused, "The request's target is not a path."));
+    };
+    let path = target.path();
+    let name_end = segment_end(path, 1);
+    let route = routes.0.get(path.get(1..name_end).unwrap_or_default()).cloned();
     let mut reference = header_reference(head);
+    let mut segment = 0..0;
+    let mut rest = collapsed(path, name_end);
     if reference == Reference::Absent {
-        let (segment, further) = split_segment(collapse(behind));
-        if let Ok(id) = SecretId::parse(segment) {
+        let first = rest + 1..segment_end(path, rest + 1);
+        if let Ok(id) = SecretId::parse(path.get(first.clone()).unwrap_or_default()) {
             reference = Reference::Path(id);
-            prefix = format!("{prefix}/{segment}");
-            rest = further;
+            rest = collapsed(path, first.end);
+            segment = first;
         }
     }
-    Ok(Matched {
-        route,
-        asked_for: name.chars().take(40).collect(),
-        reference,
-        prefix,
-        rest: collapse(rest).to_owned(),
-        query: head.uri.query().map(str::to_owned),
-    })
+    Ok(Matched { route, reference, target: target.clone(), name_end, segment, rest })
 }
 
 fn header_reference(head: &Parts) -> Reference {
@@ -176,17 +185,15 @@ fn header_reference(head: &Parts) -> Reference {
     }
 }
 
-/// `/a/b/c` as `a` and `/b/c`.
-fn split_segment(path: &str) -> (&str, &str) {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    path.find('/').map_or((path, ""), |at| path.split_at(at))
+/// Where the segment that begins at `from` ends.
+fn segment_end(path: &str, from: usize) -> usize {
+    let behind = path.as_bytes().get(from..).unwrap_or_default();
+    memchr::memchr(b'/', behind).map_or(path.len(), |at| from + at)
 }
 
-/// Slashes directly behind the prefix collapse to one: base URLs are written with and without a slash.
-fn collapse(path: &str) -> &str {
-    let mut path = path;
-    while let Some(shorter) = path.strip_prefix('/').filter(|p| p.starts_with('/')) {
-        path = shorter;
-    }
-    path
+/// Slashes directly behind the prefix collapse to one, the last: base URLs are written with and without a
+/// slash.
+fn collapsed(path: &str, from: usize) -> usize {
+    let slashes = path.bytes().skip(from).take_while(|byte| *byte == b'/').count();
+    from + slashes.saturating_sub(1)
 }

@@ -11,7 +11,7 @@ mod shares;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 
 use crate::clock;
 use crate::kms::KmsError;
@@ -32,18 +32,9 @@ pub struct Grant {
     token: Token,
     route: Arc<Route>,
     record: Arc<Record>,
-    target: Target,
+    matched: Matched,
+    target: Uri,
     _permit: Permit,
-}
-
-/// Where the request goes at the vendor, and how the app addresses the same place here.
-pub struct Target {
-    /// The vendor's path below the base path, still encoded.
-    pub rest: String,
-    /// The vendor's path and query, base path included.
-    pub path_and_query: String,
-    /// What stands before the vendor's path on this side.
-    pub prefix: String,
 }
 
 impl Grant {
@@ -67,9 +58,14 @@ impl Grant {
         &self.record
     }
 
-    /// Where it goes.
-    pub const fn target(&self) -> &Target {
+    /// The vendor's path and query, base path included.
+    pub const fn target(&self) -> &Uri {
         &self.target
+    }
+
+    /// How the app addresses the same place here.
+    pub const fn matched(&self) -> &Matched {
+        &self.matched
     }
 }
 
@@ -103,7 +99,8 @@ pub async fn authorize(
     let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
     let id = which_secret(matched.reference(), &identity)?;
     let record = find(rules.records, &identity, id, &route).await?;
-    Ok(Grant { target: target(&route, &matched), identity, token, route, record, _permit: permit })
+    let target = target(&route, &matched)?;
+    Ok(Grant { identity, token, route, record, matched, target, _permit: permit })
 }
 
 fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {
@@ -211,17 +208,18 @@ async fn find(
     Ok(record)
 }
 
-fn target(route: &Route, matched: &Matched) -> Target {
+fn target(route: &Route, matched: &Matched) -> Result<Uri, Refusal> {
     let rest = matched.rest();
     let path = if route.base_path.is_empty() && rest.is_empty() { "/" } else { rest };
-    let mut path_and_query = String::with_capacity(route.base_path.len() + path.len() + 1);
+    let query_len = matched.query().map_or(0, |query| 1 + query.len());
+    let mut path_and_query = String::with_capacity(route.base_path.len() + path.len() + query_len);
     path_and_query.push_str(&route.base_path);
     path_and_query.push_str(path);
     if let Some(query) = matched.query() {
         path_and_query.push('?');
         path_and_query.push_str(query);
     }
-    Target { rest: rest.to_owned(), path_and_query, prefix: matched.prefix().to_owned() }
+    Uri::try_from(path_and_query).map_err(|error| Refusal::from(Code::PathRefused).because(error.to_string()))
 }
 
 impl From<LookupError> for Refusal {

@@ -22,7 +22,7 @@ use crate::net::body::Meter;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity};
 use crate::stage::authorize::Grant;
-use crate::stage::route::{Reference, Route};
+use crate::stage::route::{Matched, Reference};
 
 pub use body::Recorded;
 pub use budget::Budget;
@@ -64,8 +64,7 @@ pub struct Trail {
 #[derive(Default)]
 struct Known {
     identity: Option<Rc<Identity>>,
-    route: Option<Arc<Route>>,
-    path: String,
+    matched: Option<Matched>,
     secret: Option<SecretId>,
     version: Option<u32>,
 }
@@ -133,8 +132,7 @@ impl Trail {
     pub fn authenticated(&self, caller: &Caller) {
         let mut known = self.known.borrow_mut();
         known.identity = Some(caller.identity().clone());
-        known.route = caller.matched().route().cloned();
-        caller.matched().rest().clone_into(&mut known.path);
+        known.matched = Some(caller.matched().clone());
         known.secret = match caller.matched().reference() {
             Reference::Header(id) | Reference::Path(id) => Some(id),
             _ => caller.identity().secret,
@@ -192,7 +190,7 @@ impl Trail {
         }
         self.ledger.metrics.in_flight().dec();
         let outcome = self.outcome.borrow();
-        if let Some(route) = &self.known.borrow().route {
+        if let Some(route) = self.known.borrow().matched.as_ref().and_then(Matched::route) {
             let refused = outcome.code.is_some();
             route.metrics.answered(outcome.status, refused, outcome.reflected, self.started.elapsed());
         }
@@ -238,12 +236,12 @@ impl Trail {
         }
         event.secret = known.secret;
         event.version = known.version;
-        if let Some(route) = &known.route {
+        if let Some(route) = known.matched.as_ref().and_then(Matched::route) {
             event.integration = Some(&route.name);
             event.origin = Some(&route.origin_text);
         }
         event.method = Some(self.method.as_str());
-        event.path = Some(&known.path);
+        event.path = Some(known.matched.as_ref().map_or("", Matched::rest));
         if kind != Kind::Intent {
             event.status = (outcome.status != 0).then_some(outcome.status);
             event.code = outcome.code;

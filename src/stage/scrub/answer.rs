@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 
@@ -67,13 +68,12 @@ pub fn scrub(
     if links::any(&headers) {
         let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
-        let target = grant.target();
         let address = Address {
             app_base,
-            prefix: target.prefix.clone(),
+            prefix: grant.matched().prefix(),
             origin: &route.origin,
             base_path: &route.base_path,
-            target: &target.path_and_query,
+            target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str),
             own: &surroundings.own,
         };
         for dropped in links::rewrite(&mut headers, head.status, &address)? {

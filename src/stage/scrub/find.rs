@@ -12,7 +12,7 @@ use memchr::{memchr_iter, memchr2_iter};
 use zeroize::Zeroizing;
 
 /// Among how many first bytes of a form the rare ones are chosen.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 16;
 
 /// How a form is looked for.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ pub(super) struct Shape {
 impl Shape {
     /// How to look for `form`; `base64` in the standard alphabet matches the url-safe one as well.
     pub(super) fn of(form: &[u8], base64: bool) -> Self {
-        let either = base64 && form.iter().any(|b| matches!(b, b'+' | b'/'));
+        let either = base64 && memchr::memchr2(b'+', b'/', form).is_some();
         let (mut rare, mut second) = ((0, 0), (0, 0));
         for (at, &byte) in form.iter().enumerate().take(LOOKED_AT) {
             let found = (RARITY.get(usize::from(byte)).copied().unwrap_or(0), at);
