@@ -3,7 +3,41 @@
 //! Wall-clock seconds judge tokens, expiry and audit stamps; [`std::time::Instant`] judges ages and
 //! timeouts, so that a stepped clock changes no time-to-live. Nothing here sleeps.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One moment by both clocks, taken once for all that a request asks of its beginning.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    instant: Instant,
+    since_epoch: Duration,
+}
+
+impl Moment {
+    /// The present one.
+    pub fn now() -> Self {
+        Self { instant: Instant::now(), since_epoch: since_epoch() }
+    }
+
+    /// By the clock that is never stepped.
+    pub const fn instant(self) -> Instant {
+        self.instant
+    }
+
+    /// Whole seconds since 1970 by the wall clock.
+    pub const fn unix_seconds(self) -> u64 {
+        self.since_epoch.as_secs()
+    }
+
+    /// Milliseconds since 1970 by the wall clock.
+    pub fn unix_millis(self) -> u64 {
+        u64::try_from(self.since_epoch.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long it is past.
+    pub fn elapsed(self) -> Duration {
+        self.instant.elapsed()
+    }
+}
 
 /// Whole seconds since 1970-01-01T00:00:00Z by the wall clock; 0 if the clock stands before that.
 pub fn unix_seconds() -> u64 {

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::clock::Moment;
+
 /// A word that does not have the shape it must have. Says what was wanted, never what was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -160,8 +162,12 @@ pub struct RequestId(Uuid);
 impl RequestId {
     /// A fresh id, from the wall clock and the randomness of the cryptographic library.
     pub fn fresh() -> Self {
-        let random = drawn();
-        Self(uuid::Builder::from_unix_timestamp_millis(crate::clock::unix_millis(), &random).into_uuid())
+        Self::at(Moment::now())
+    }
+
+    /// A fresh id of something that began at `moment`.
+    pub fn at(moment: Moment) -> Self {
+        Self(uuid::Builder::from_unix_timestamp_millis(moment.unix_millis(), &drawn()).into_uuid())
     }
 
     /// The hyphenated form.

@@ -86,7 +86,7 @@ async fn relay(
     let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
 
     let matched = route(&shared.routes, head)?;
-    let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers)?;
+    let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, &head.method, &head.headers).await?;
     let mut opened = record::open(trail, grant).await?;

@@ -20,7 +20,8 @@ pub fn check_value(value: &[u8]) -> Result<(), Malformed> {
     if value.len() > LONGEST_VALUE {
         return Err(Malformed("it is over 64 KiB"));
     }
-    if value.iter().any(u8::is_ascii_control) {
+    // Without a way out in the middle, so that it is compiled to whole vectors: asked on every request.
+    if value.iter().fold(false, |so_far, byte| so_far | byte.is_ascii_control()) {
         return Err(Malformed("it has a line break, a NUL or another control byte in it"));
     }
     if !value.is_ascii() {

@@ -5,7 +5,7 @@
 //! beyond the limits.
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::DoorLimits;
 use crate::refusal::{Code, Refusal};
@@ -21,39 +21,66 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
         return malformed("relay takes no CONNECT and no TRACE.");
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if target + fields > limits.head_bytes || headers.len() > limits.head_fields {
+    let framing = Framing::of(headers);
+    if target + framing.bytes > limits.head_bytes || headers.len() > limits.head_fields {
         let detail = format!(
             "A request's head has at most {} bytes and {} fields.",
             limits.head_bytes, limits.head_fields
         );
         return Err(Refusal::new(Code::HeadTooLarge, detail));
     }
-    let mut hosts = headers.get_all(HOST).iter();
-    if !hosts.next().is_some_and(|host| is_authority(host.as_bytes())) || hosts.next().is_some() {
+    if framing.hosts != 1 || !framing.host.is_some_and(|host| is_authority(host.as_bytes())) {
         return malformed(
             "A request has exactly one Host field, a host with or without a port (RFC 9112 section 3.2).",
         );
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next();
-    if codings.next().is_some()
-        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if framing.codings > 1 || !framing.coding.is_none_or(chunked) {
         return malformed("Transfer-Encoding is exactly `chunked` or absent.");
     }
-    if coding.is_some() && (headers.contains_key(CONTENT_LENGTH) || request.version() < Version::HTTP_11) {
+    if framing.codings > 0 && (framing.lengths > 0 || request.version() < Version::HTTP_11) {
         return malformed(
             "A request has a Content-Length or a Transfer-Encoding, not both (RFC 9112 section 6.3).",
         );
     }
-    if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+    if framing.lengths > 1 {
         return malformed("A request has at most one Content-Length.");
     }
     if !request.uri().path().starts_with('/') {
         return malformed("A request's target begins with a slash.");
     }
     Ok(())
+}
+
+/// What frames a request, read in one pass.
+#[derive(Default)]
+struct Framing<'a> {
+    /// All fields, as they stood on the wire.
+    bytes: usize,
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    coding: Option<&'a HeaderValue>,
+    codings: usize,
+    lengths: usize,
+}
+
+impl<'a> Framing<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut framing = Self::default();
+        for (name, value) in headers {
+            framing.bytes += name.as_str().len() + value.len() + 4;
+            if *name == HOST {
+                framing.host = Some(value);
+                framing.hosts += 1;
+            } else if *name == TRANSFER_ENCODING {
+                framing.coding = Some(value);
+                framing.codings += 1;
+            } else if *name == CONTENT_LENGTH {
+                framing.lengths += 1;
+            }
+        }
+        framing
+    }
 }
 
 /// `host`, `host:port` or `[ipv6]:port` (RFC 3986 section 3.2.2), as rewritten references will name it.

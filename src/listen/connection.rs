@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,9 +19,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::admit::admit;
-use super::pace::{Pace, Paced};
+use super::pace::{Order, Pace, Paced};
 use super::station::Station;
-use super::{Observer, Phase, Seen};
+use super::{Observer, Seen};
 use crate::pipeline::{self, Answer, Outgoing};
 use crate::refusal::Code;
 use crate::secret::Secret;
@@ -33,7 +34,7 @@ const SHOWN: usize = 256;
 /// Serves the connection until it closes, or until it is cut for being too slow.
 pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
     let io = Paced::new(TokioIo::new(stream), pace.clone());
-    let (paced, draining) = (pace.clone(), station.draining.clone());
+    let paced = pace.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (station, pace) = (station.clone(), paced.clone());
         async move {
@@ -48,32 +49,36 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
         .half_close(false)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    let mut closing = pin!(draining.reaches(Phase::Closing));
     let mut told = false;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended in an error");
                 }
-                return;
+                return Poll::Ready(());
             }
-            () = pace.cut() => {
-                tracing::debug!("a connection was too slow and was cut");
-                return;
-            }
-            () = closing.as_mut(), if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
+            match pace.order(cx) {
+                Order::Close if !told => {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Order::Serve | Order::Close => return Poll::Pending,
+                Order::Cut => {
+                    tracing::debug!("a connection was too slow and was cut");
+                    return Poll::Ready(());
+                }
             }
         }
-    }
+    })
+    .await;
 }
 
 async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -> Response<Watched> {
-    let started = Instant::now();
-    let shown =
-        station.observer.as_ref().map(|_| (request.method().to_string(), request.uri().path().to_owned()));
+    let shown = station
+        .observer
+        .as_ref()
+        .map(|_| (request.method().to_string(), request.uri().path().to_owned(), Instant::now()));
     let refused = if station.draining.has_begun() {
         Some(Code::Draining.into())
     } else {
@@ -90,8 +95,7 @@ async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -
     if refused.is_some() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let show =
-        shown.and_then(|(method, path)| Show::of(&station.observer, (method, path), &response, started));
+    let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
     response.map(|inner| Watched { inner, pace, show })
 }
 
@@ -146,9 +150,8 @@ struct Show {
 impl Show {
     fn of(
         observer: &Observer,
-        (method, path): (String, String),
+        (method, path, started): (String, String, Instant),
         response: &Answer,
-        started: Instant,
     ) -> Option<Self> {
         let request_id = response.body().request_id();
         let status = response.status().as_u16();

@@ -7,11 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::sync::Notify;
 
 use super::DoorLimits;
 
@@ -26,13 +25,26 @@ enum Phase {
     Busy,
 }
 
+/// What a connection is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    /// To go on.
+    Serve,
+    /// To close behind the answer that it carries.
+    Close,
+    /// To end now: it is too slow.
+    Cut,
+}
+
 /// One connection's pace.
 pub(super) struct Pace {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     /// Since when a write has been waiting for the app.
     stalled: Cell<Option<Instant>>,
-    cut: Notify,
+    order: Cell<Order>,
+    /// The connection's task, to be woken by an order.
+    task: RefCell<Option<Waker>>,
 }
 
 impl Pace {
@@ -42,7 +54,8 @@ impl Pace {
             phase: Cell::new(Phase::Head),
             since: Cell::new(Instant::now()),
             stalled: Cell::new(None),
-            cut: Notify::new(),
+            order: Cell::new(Order::Serve),
+            task: RefCell::new(None),
         })
     }
 
@@ -57,9 +70,22 @@ impl Pace {
         self.since.set(Instant::now());
     }
 
-    /// Waits until the sweep cuts this connection.
-    pub(super) async fn cut(&self) {
-        self.cut.notified().await;
+    /// What the connection is told; its task is woken when that changes.
+    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        self.order.get()
+    }
+
+    fn give(&self, order: Order) {
+        if self.order.get() < order {
+            self.order.set(order);
+            if let Some(task) = &*self.task.borrow() {
+                task.wake_by_ref();
+            }
+        }
     }
 
     fn is_overdue(&self, limits: &DoorLimits, now: Instant) -> bool {
@@ -84,22 +110,40 @@ impl Pace {
 
 /// All connections of one worker.
 #[derive(Default)]
-pub(super) struct Sweep(RefCell<Vec<Weak<Pace>>>);
+pub(super) struct Sweep {
+    watched: RefCell<Vec<Weak<Pace>>>,
+    closing: Cell<bool>,
+}
 
 impl Sweep {
     /// Watches one more connection.
     pub(super) fn watch(&self, pace: &Rc<Pace>) {
-        self.0.borrow_mut().push(Rc::downgrade(pace));
+        if self.closing.get() {
+            pace.give(Order::Close);
+        }
+        self.watched.borrow_mut().push(Rc::downgrade(pace));
     }
 
     /// Cuts what is overdue; to be called about once a second.
     pub(super) fn sweep(&self, limits: &DoorLimits) {
         let now = Instant::now();
-        self.0.borrow_mut().retain(|pace| {
-            let Some(pace) = pace.upgrade() else { return false };
+        self.each(|pace| {
             if pace.is_overdue(limits, now) {
-                pace.cut.notify_one();
+                pace.give(Order::Cut);
             }
+        });
+    }
+
+    /// Tells every connection, also those to come, to close behind its answer.
+    pub(super) fn close(&self) {
+        self.closing.set(true);
+        self.each(|pace| pace.give(Order::Close));
+    }
+
+    fn each(&self, mut act: impl FnMut(&Pace)) {
+        self.watched.borrow_mut().retain(|pace| {
+            let Some(pace) = pace.upgrade() else { return false };
+            act(&pace);
             true
         });
     }

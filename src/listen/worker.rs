@@ -30,6 +30,7 @@ async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedRec
     let station = Rc::new(build());
     let sweep = Rc::new(Sweep::default());
     let sweeper = tokio::task::spawn_local(sweep_forever(sweep.clone(), station.clone()));
+    let closer = tokio::task::spawn_local(close_in_time(sweep.clone(), station.clone()));
     let open = Rc::new(());
     while let Some(Accepted { stream, _place: place }) = accepted.recv().await {
         let Ok(stream) = TcpStream::from_std(stream) else { continue };
@@ -53,6 +54,12 @@ async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedRec
         () = station.draining.reaches(Phase::Over) => {}
     }
     sweeper.abort();
+    closer.abort();
+}
+
+async fn close_in_time(sweep: Rc<Sweep>, station: Rc<Station>) {
+    station.draining.reaches(Phase::Closing).await;
+    sweep.close();
 }
 
 async fn sweep_forever(sweep: Rc<Sweep>, station: Rc<Station>) {

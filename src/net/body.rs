@@ -15,8 +15,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
-use super::line::Wire;
 use super::pool::Shelf;
+use super::wire::Wire;
 
 /// A request's body on its way to the vendor.
 #[derive(Default)]
@@ -252,7 +252,12 @@ impl Body for VendorBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
-        match Pin::new(&mut body.incoming).poll_frame(cx) {
+        let incoming = &mut body.incoming;
+        let polled = match &mut body.held {
+            Some(held) => held.wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
+            None => Pin::new(incoming).poll_frame(cx),
+        };
+        match polled {
             Poll::Pending => body.wait(cx),
             Poll::Ready(Some(Ok(frame))) => {
                 body.waiting_since = None;

@@ -5,30 +5,22 @@
 //! enter: a retry. Whether to send again is the pipeline's decision, from what [`SendError`] proves.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Context;
 
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::body::{Held, Meter, Outgoing, VendorBody};
 use super::patience::Patience;
 use super::pool::Shelf;
-use super::tap::{Pulse, Stream, Tap};
-use super::upstream::{ConnectError, Upstream};
+use super::upstream::Upstream;
+use super::wire::Wire;
 use crate::model::Customer;
-
-/// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit.
-const HEAD_BYTES: usize = 64 * 1024;
 
 /// A verified connection, ready to carry one request.
 pub struct Line {
@@ -98,33 +90,23 @@ impl Line {
         let Some(mut wire) = self.wire.take() else { return Err(SendError::Unsent(Box::new(request))) };
         let meter = request.body().meter();
         if meter.has_body() {
-            wire.customer.get_or_insert_with(|| self.customer.clone());
+            wire.belongs_to(&self.customer);
         }
-        wire.clean = false;
         wire.pulse.dispatch(self.reused);
         let started = Instant::now();
-        let mut reply = pin!(wire.sender.try_send_request(request));
-        let answered = poll_fn(|cx| {
-            if let Poll::Ready(answered) = reply.as_mut().poll(cx) {
-                return Poll::Ready(Some(answered));
-            }
-            loop {
-                let due = self.due(started, &meter);
-                ready!(wire.patience.poll_until(cx, due));
-                // The body may have moved on meanwhile, in the connection's own task.
-                if self.due(started, &meter) == due {
-                    return Poll::Ready(None);
-                }
-            }
-        })
-        .await;
-        match answered {
+        let overdue = |patience: &mut Patience, cx: &mut Context<'_>| {
+            patience.poll_until(cx, self.due(started, &meter))
+        };
+        match wire.exchange(request, overdue).await {
             None => Err(self.stalled(&meter)),
             Some(Err(failure)) => Err(self.failed(failure, &wire, &meter)),
             Some(Ok(head)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(SendError::Broken("the vendor switched protocols unasked".to_owned()))
             }
             Some(Ok(head)) => {
+                if !meter.ended() {
+                    wire.go_on_alone();
+                }
                 let held = Held { wire, shelf: Rc::clone(&self.shelf), meter };
                 Ok(head.map(|incoming| VendorBody::new(incoming, held, self.upstream.idle)))
             }
@@ -189,74 +171,5 @@ fn chain(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
-    }
-}
-
-/// One connection and its task. Dropped unclean, the task is ended at once, whatever it waits for.
-pub(super) struct Wire {
-    sender: SendRequest<Outgoing>,
-    pulse: Rc<Pulse>,
-    pub(super) patience: Patience,
-    task: AbortHandle,
-    upstream: u64,
-    peer: SocketAddr,
-    customer: Option<Customer>,
-    clean: bool,
-}
-
-impl Wire {
-    /// Starts HTTP/1.1 on a fresh connection, in a task of this worker. `customer` if it is only theirs.
-    pub(super) async fn start(
-        stream: Stream,
-        peer: SocketAddr,
-        upstream: &Upstream,
-        customer: Option<Customer>,
-    ) -> Result<Self, ConnectError> {
-        let pulse = Rc::new(Pulse::default());
-        let tap = TokioIo::new(Tap::new(stream, Rc::clone(&pulse)));
-        let started = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES)
-            .max_header_size(HEAD_BYTES)
-            .handshake::<_, Outgoing>(tap)
-            .await;
-        let (sender, connection) = started.map_err(|e| ConnectError::Unreachable(e.to_string()))?;
-        // Whoever waits for an answer learns of a failure; an idle connection's end concerns nobody.
-        let task = tokio::task::spawn_local(async move { drop(connection.await) }).abort_handle();
-        let patience = Patience::default();
-        let upstream = upstream.id();
-        Ok(Self { sender, pulse, patience, task, upstream, peer, customer, clean: true })
-    }
-
-    /// The upstream that it belongs to.
-    pub(super) const fn upstream(&self) -> u64 {
-        self.upstream
-    }
-
-    /// Whether `customer` may use it: nobody else's request body has gone over it, and it is not another's.
-    pub(super) fn serves(&self, customer: &Customer) -> bool {
-        self.customer.as_ref().is_none_or(|one| one == customer)
-    }
-
-    /// Whether, as far as the event loop knows, it is open and done with its last exchange.
-    pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready() && !self.sender.is_closed()
-    }
-
-    /// Whether the event loop has seen its end.
-    pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    /// Marks it as idle between two requests: when dropped it says goodbye (RFC 8446 section 6.1).
-    pub(super) fn rest(&mut self) {
-        self.clean = true;
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        if !self.clean {
-            self.task.abort();
-        }
     }
 }

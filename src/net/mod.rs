@@ -16,3 +16,4 @@ mod tap;
 pub mod tls;
 pub mod upstream;
 pub mod vet;
+mod wire;

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::line::{Line, Wire};
+use super::line::Line;
 pub use super::upstream::{ConnectError, Upstream, UpstreamSettings};
+use super::wire::Wire;
 use crate::model::Customer;
 
 /// How many idle connections are kept, and how long.
@@ -91,7 +92,7 @@ impl Shelf {
         let row = shelf.get_mut(&upstream)?;
         let now = Instant::now();
         for place in (0..row.len()).rev() {
-            let Some(idle) = row.get(place) else { continue };
+            let Some(idle) = row.get_mut(place) else { continue };
             let usable = self.is_young(idle, now) && idle.wire.is_ready();
             if !usable {
                 row.remove(place);
@@ -120,7 +121,7 @@ impl Shelf {
     fn sweep(&self) {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|_, row| {
-            row.retain(|idle| self.is_young(idle, now) && !idle.wire.is_closed());
+            row.retain_mut(|idle| self.is_young(idle, now) && idle.wire.is_ready());
             !row.is_empty()
         });
     }

@@ -163,7 +163,7 @@ fn is_twin(name: &HeaderName, placement: &Placement) -> bool {
 fn render(template: &Template, credential: &Credential) -> Result<(HeaderValue, Option<Secret>), Refusal> {
     match template {
         Template::Text(parts) => {
-            let mut text = Zeroizing::new(Vec::with_capacity(text_length(parts, credential)?));
+            let mut text = Zeroizing::new(Vec::with_capacity(text_length(parts, credential)));
             for part in parts {
                 match part {
                     Part::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
@@ -198,14 +198,12 @@ fn render(template: &Template, credential: &Credential) -> Result<(HeaderValue, 
 }
 
 /// The exact length, so that the buffer never grows and leaves a copy behind.
-fn text_length(parts: &[Part], credential: &Credential) -> Result<usize, Refusal> {
-    parts.iter().try_fold(0, |sum, part| {
-        Ok(sum
-            + match part {
-                Part::Literal(literal) => literal.len(),
-                Part::Field(name) => usable(credential, name)?.len(),
-            })
-    })
+fn text_length(parts: &[Part], credential: &Credential) -> usize {
+    let length = |part: &Part| match part {
+        Part::Literal(literal) => literal.len(),
+        Part::Field(name) => credential.value(name).map_or(0, Secret::len),
+    };
+    parts.iter().map(length).sum()
 }
 
 /// A field's value, checked again: the store may have been written by an older relay.

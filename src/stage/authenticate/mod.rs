@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::clock::Moment;
 use crate::jwks::{Algorithm, KeySet};
 use crate::model::{Customer, SecretId};
 use crate::refusal::{Code, Refusal};
@@ -94,7 +95,7 @@ impl Caller {
     }
 }
 
-/// Verifies the request's token.
+/// Verifies the token of a request that came `at` this moment.
 ///
 /// # Errors
 /// `token_missing`, `token_ambiguous`, and each of `token_*` for the first thing that is wrong with it.
@@ -103,15 +104,16 @@ pub fn authenticate(
     verdicts: &Verdicts,
     matched: Matched,
     headers: &HeaderMap,
+    at: Moment,
 ) -> Result<Caller, Refusal> {
     let found = slots::find(headers, matched.route().map(|route| route.placements.as_slice()))?;
-    let now = crate::clock::unix_seconds();
+    let now = at.unix_seconds();
     let key = verdicts.key(found.as_bytes());
-    let identity = match verdicts.find(&key) {
+    let identity = match verdicts.find(&key, at.instant()) {
         Some(identity) => identity,
         None => {
             let identity = Rc::new(token::verify(rules, &found, now)?);
-            verdicts.keep(key, &identity);
+            verdicts.keep(key, &identity, at.instant());
             identity
         }
     };

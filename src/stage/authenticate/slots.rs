@@ -73,8 +73,11 @@ fn tokens_in(value: &str) -> [Option<Cow<'_, str>>; 2] {
         return [password, user].map(|part| is_token(part).then(|| Cow::Owned(part.to_owned())));
     }
     let last = memchr::memrchr2(b' ', b'=', value.as_bytes()).and_then(|at| value.get(at + 1..));
-    let last = last.map(|last| last.trim_matches('"'));
-    [last.filter(|last| is_token(last)).map(Cow::Borrowed), None]
+    let bare = last.filter(|last| is_token(last)).or_else(|| {
+        let unquoted = last?.trim_matches('"');
+        is_token(unquoted).then_some(unquoted)
+    });
+    [bare.map(Cow::Borrowed), None]
 }
 
 /// A field's value as text, if it is ASCII.
@@ -90,7 +93,8 @@ pub(super) fn holds(text: &[u8], token: &str) -> bool {
 }
 
 fn behind_scheme<'a>(value: &'a str, schemes: &[&str]) -> Option<&'a str> {
-    let (scheme, rest) = value.trim().split_once(' ')?;
+    let value = value.trim();
+    let (scheme, rest) = value.split_at_checked(memchr::memchr(b' ', value.as_bytes())?)?;
     schemes.iter().any(|s| scheme.eq_ignore_ascii_case(s)).then(|| rest.trim())
 }
 

@@ -37,15 +37,14 @@ impl Verdicts {
         key
     }
 
-    pub(super) fn find(&self, key: &[u8; 32]) -> Option<Rc<Identity>> {
+    pub(super) fn find(&self, key: &[u8; 32], now: Instant) -> Option<Rc<Identity>> {
         let kept = self.kept.borrow();
         let verdict = kept.get(key)?;
-        (Instant::now() < verdict.until).then(|| verdict.identity.clone())
+        (now < verdict.until).then(|| verdict.identity.clone())
     }
 
-    pub(super) fn keep(&self, key: [u8; 32], identity: &Rc<Identity>) {
+    pub(super) fn keep(&self, key: [u8; 32], identity: &Rc<Identity>, now: Instant) {
         let mut kept = self.kept.borrow_mut();
-        let now = Instant::now();
         if kept.len() >= self.capacity {
             kept.retain(|_, verdict| verdict.until > now);
         }

@@ -10,12 +10,12 @@ mod budget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::Method;
 
 use crate::audit::chain::Chain;
 use crate::audit::{AuditError, Event, Kind};
+use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::model::{Customer, RequestId, SecretId};
 use crate::net::body::Meter;
@@ -53,7 +53,7 @@ pub struct Ledger {
 pub struct Trail {
     ledger: Rc<Ledger>,
     request_id: RequestId,
-    started: Instant,
+    began: Moment,
     method: Method,
     known: RefCell<Known>,
     outcome: RefCell<Outcome>,
@@ -108,10 +108,11 @@ pub async fn open_again(trail: &Trail, opened: Opened) -> Result<Opened, Refusal
 impl Trail {
     /// Begins with the request's head.
     pub fn begin(ledger: Rc<Ledger>, method: Method) -> Rc<Self> {
+        let began = Moment::now();
         let trail = Rc::new(Self {
             ledger,
-            request_id: RequestId::fresh(),
-            started: Instant::now(),
+            request_id: RequestId::at(began),
+            began,
             method,
             known: RefCell::default(),
             outcome: RefCell::default(),
@@ -126,6 +127,11 @@ impl Trail {
     /// The request's id.
     pub const fn request_id(&self) -> RequestId {
         self.request_id
+    }
+
+    /// When it began.
+    pub const fn began(&self) -> Moment {
+        self.began
     }
 
     /// The caller is known from here on: a refusal will be recorded.
@@ -192,7 +198,7 @@ impl Trail {
         let outcome = self.outcome.borrow();
         if let Some(route) = self.known.borrow().matched.as_ref().and_then(Matched::route) {
             let refused = outcome.code.is_some();
-            route.metrics.answered(outcome.status, refused, outcome.reflected, self.started.elapsed());
+            route.metrics.answered(outcome.status, refused, outcome.reflected, self.began.elapsed());
         }
     }
 
@@ -248,7 +254,7 @@ impl Trail {
             event.bytes_in = Some(outcome.bytes_in.bytes());
             event.bytes_out = Some(outcome.bytes_out);
             event.reflected = outcome.reflected.then_some(true);
-            event.ms = u64::try_from(self.started.elapsed().as_millis()).ok();
+            event.ms = u64::try_from(self.began.elapsed().as_millis()).ok();
             event.note = note.or(outcome.note.as_deref());
         }
         then(&event)
