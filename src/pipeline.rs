@@ -4,17 +4,17 @@
 //! skipped or swapped without a compile error. What must never enter: a decision. They are made in the
 //! stages; this file says only what follows what.
 
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 
 use crate::kms::cached::DataKeys;
-use crate::net::body::Outgoing;
 use crate::net::pool::Pool;
 use crate::refusal::Refusal;
 use crate::reply;
@@ -29,6 +29,8 @@ use crate::stage::route::{Routes, route};
 use crate::stage::scrub::{Passed, Surroundings, scrub};
 use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
+
+pub use crate::net::body::Outgoing;
 
 /// What all workers share.
 pub struct Shared {
@@ -65,9 +67,8 @@ pub type Answer = Response<AnswerBody>;
 pub type AnswerBody = Recorded<Either<Passed, Full<Bytes>>>;
 
 /// Serves one request.
-pub async fn serve(worker: &Worker, head: Parts, body: Incoming) -> Answer {
+pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
     let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
-    let mut body = Some(body);
     let answer = match relay(worker, &trail, &head, &mut body).await {
         Ok(response) => response.map(Either::Left),
         Err(refusal) => refuse(&refusal, &trail, &head, body).map(Either::Right),
@@ -79,7 +80,7 @@ async fn relay(
     worker: &Worker,
     trail: &Rc<Trail>,
     head: &Parts,
-    body: &mut Option<Incoming>,
+    body: &mut Outgoing,
 ) -> Result<Response<Passed>, Refusal> {
     let shared = &*worker.shared;
     let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
@@ -89,18 +90,17 @@ async fn relay(
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, &head.method, &head.headers).await?;
     let mut opened = record::open(trail, grant).await?;
-    let mut outgoing: Option<Outgoing> = None;
+    let mut again = false;
     let answer = loop {
-        let line = connect(&worker.pool, &opened, outgoing.is_some()).await?;
+        let line = connect(&worker.pool, &opened, again).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
-        let out =
-            outgoing.take().or_else(|| body.take().map(Outgoing::streaming)).unwrap_or_else(Outgoing::empty);
-        trail.uploads(out.meter());
-        let armed = inject(&opened, credential, head, out)?;
+        trail.uploads(body.meter());
+        let armed = inject(&opened, credential, head, mem::take(body))?;
         match send(line, armed).await? {
             Sent::Answer(answer) => break answer,
-            Sent::Again(body) => outgoing = Some(body),
+            Sent::Again(unsent) => *body = unsent,
         }
+        again = true;
         opened = record::open_again(trail, opened).await?;
     };
     scrub(&shared.surroundings, opened, trail, head, answer)
@@ -108,17 +108,17 @@ async fn relay(
 
 /// relay's own answer. What is left of the request's body is read a little further, so that a client that
 /// is still writing sees the answer instead of a reset.
-fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Option<Incoming>) -> Response<Full<Bytes>> {
+fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Outgoing) -> Response<Full<Bytes>> {
     trail.refused(refusal);
-    if let Some(body) = body {
+    if !body.is_end_stream() {
         tokio::task::spawn_local(reply::drain(body));
     }
     reply::refuse(refusal, trail.request_id(), &head.headers)
 }
 
 /// A request that never got as far as the corridor: refused with its own trail, so that it is counted.
-pub fn turn_away(worker: &Worker, refusal: &Refusal, request: Request<Incoming>) -> Answer {
+pub fn turn_away(worker: &Worker, refusal: &Refusal, request: Request<Outgoing>) -> Answer {
     let (head, body) = request.into_parts();
     let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
-    refuse(refusal, &trail, &head, Some(body)).map(|body| Recorded::new(Either::Right(body), trail))
+    refuse(refusal, &trail, &head, body).map(|body| Recorded::new(Either::Right(body), trail))
 }

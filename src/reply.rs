@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::model::RequestId;
+use crate::net::body::Outgoing;
 use crate::refusal::Refusal;
 
 const RELAY_ERROR: HeaderName = HeaderName::from_static("relay-error");
@@ -87,7 +87,7 @@ pub fn mark(headers: &mut HeaderMap, request_id: RequestId) {
 
 /// Reads on what is left of a refused request's body, at most 256 KiB and one second, so that a client
 /// that is still writing sees the answer instead of a reset. Then the connection closes.
-pub async fn drain(mut body: Incoming) {
+pub async fn drain(mut body: Outgoing) {
     let reading = async {
         let mut left = DRAINED_BYTES;
         while let Some(Ok(frame)) = body.frame().await {

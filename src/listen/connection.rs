@@ -21,7 +21,7 @@ use super::admit::admit;
 use super::pace::{Pace, Paced};
 use super::station::Station;
 use super::{Observer, Phase, Seen};
-use crate::pipeline::{self, Answer};
+use crate::pipeline::{self, Answer, Outgoing};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
@@ -34,11 +34,11 @@ const SHOWN: usize = 256;
 pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
     let io = Paced::new(TokioIo::new(stream), pace.clone());
     let (paced, draining) = (pace.clone(), station.draining.clone());
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let (station, pace) = (station.clone(), paced.clone());
         async move {
             pace.busy();
-            Ok::<_, Infallible>(answer(&station, request, pace).await)
+            Ok::<_, Infallible>(answer(&station, request.map(Outgoing::streaming), pace).await)
         }
     });
     let connection = http1::Builder::new()
@@ -70,7 +70,7 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
     }
 }
 
-async fn answer(station: &Station, request: Request<Incoming>, pace: Rc<Pace>) -> Response<Watched> {
+async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -> Response<Watched> {
     let started = Instant::now();
     let shown =
         station.observer.as_ref().map(|_| (request.method().to_string(), request.uri().path().to_owned()));

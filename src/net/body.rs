@@ -19,12 +19,15 @@ use super::line::Wire;
 use super::pool::Shelf;
 
 /// A request's body on its way to the vendor.
+#[derive(Default)]
 pub struct Outgoing {
     source: Source,
     upload: Option<Rc<Upload>>,
 }
 
+#[derive(Default)]
 enum Source {
+    #[default]
     Empty,
     Whole(Bytes),
     Streaming(Incoming),
