@@ -79,7 +79,8 @@ def read(path):
 def source_files(binary, addresses):
     """The source files that each address stands in, from the innermost inlined function outwards."""
     asked = "".join(f"{address:#x}\n" for address in addresses)
-    said = subprocess.run(["addr2line", "-a", "-i", "-e", binary], input=asked, capture_output=True, text=True, check=True)
+    command = ["addr2line", "-a", "-i", "-e", binary]
+    said = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
     files, here = {}, None
     for line in said.stdout.splitlines():
         if line.startswith("0x"):
@@ -146,7 +147,8 @@ def main(path, binary, count):
     crypto = sum_of("crypto")
     print(f"own {total / count - crypto:.0f}\ncrypto {crypto:.0f}\nallocations {sum_of('allocations'):.1f}")
     rows = [(stage, [stage]) for stage in STAGES] + [(OTHER, [None]), ("**in all**", None)]
-    print("| stage | instructions | of them cryptography | allocations |\n| --- | ---: | ---: | ---: |", file=sys.stderr)
+    print("| stage | instructions | of them cryptography | allocations |", file=sys.stderr)
+    print("| --- | ---: | ---: | ---: |", file=sys.stderr)
     for name, stages in rows:
         own, crypto, allocations = (sum_of(what, stages) for what in ("own", "crypto", "allocations"))
         print(f"| {name} | {own + crypto:,.0f} | {crypto:,.0f} | {allocations:.1f} |", file=sys.stderr)
