@@ -1,0 +1,173 @@
+//! One connection, driven by whoever uses it.
+//!
+//! The connection has no task of its own: the request that borrowed it polls it, from the head it sends to the
+//! last byte of the answer, so that an answer wakes one task and not two. Nobody polls an idle one; the
+//! event loop still notes what happens to its socket, and whoever takes it from the shelf asks first. An
+//! upload that outlives the answer's head gets a task, because an app that does not read on must not stop
+//! what it sends. What must never enter: a decision about who may use it.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
+
+use super::body::Outgoing;
+use super::patience::Patience;
+use super::tap::{Pulse, Stream, Tap};
+use super::upstream::{ConnectError, Upstream};
+use crate::model::Customer;
+
+/// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit.
+const HEAD_BYTES: usize = 64 * 1024;
+
+type Connection = Pin<Box<http1::Connection<TokioIo<Tap>, Outgoing>>>;
+
+/// One connection. Dropped unclean, it is closed at once, whatever it waits for.
+pub(super) struct Wire {
+    sender: SendRequest<Outgoing>,
+    drive: Drive,
+    pub(super) pulse: Rc<Pulse>,
+    pub(super) patience: Patience,
+    upstream: u64,
+    pub(super) peer: SocketAddr,
+    customer: Option<Customer>,
+    clean: bool,
+}
+
+/// Who moves the connection on.
+enum Drive {
+    /// Whoever holds the wire.
+    Holder(Connection),
+    /// A task of its own.
+    Task(AbortHandle),
+    /// It has ended.
+    Over,
+}
+
+impl Wire {
+    /// Starts HTTP/1.1 on a fresh connection. `customer` if it is only theirs.
+    pub(super) async fn start(
+        stream: Stream,
+        peer: SocketAddr,
+        upstream: &Upstream,
+        customer: Option<Customer>,
+    ) -> Result<Self, ConnectError> {
+        let pulse = Rc::new(Pulse::default());
+        let tap = TokioIo::new(Tap::new(stream, Rc::clone(&pulse)));
+        let started = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES)
+            .max_header_size(HEAD_BYTES)
+            .handshake::<_, Outgoing>(tap)
+            .await;
+        let (sender, connection) = started.map_err(|e| ConnectError::Unreachable(e.to_string()))?;
+        let (drive, patience) = (Drive::Holder(Box::pin(connection)), Patience::default());
+        let upstream = upstream.id();
+        Ok(Self { sender, drive, pulse, patience, upstream, peer, customer, clean: true })
+    }
+
+    /// Sends a request and waits for the head of its answer; `None` once `overdue` says so, which is asked
+    /// whenever nothing has moved on.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Outgoing>,
+        mut overdue: impl FnMut(&mut Patience, &mut Context<'_>) -> Poll<()>,
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> {
+        self.clean = false;
+        let Self { sender, drive, patience, .. } = self;
+        let mut reply = std::pin::pin!(sender.try_send_request(request));
+        poll_fn(|cx| {
+            drive.poll(cx);
+            // Only the drive makes the reply ready: nobody has to be woken for it.
+            match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => overdue(patience, cx).map(|()| None),
+            }
+        })
+        .await
+    }
+
+    /// Polls the answer's body, moving the connection on where that is needed.
+    pub(super) fn poll_answer<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        if matches!(self.drive, Drive::Task(_)) {
+            return poll(cx);
+        }
+        // As above: what is polled becomes ready by the drive alone.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let polled = poll(&mut quiet);
+        if polled.is_ready() {
+            return polled;
+        }
+        self.drive.poll(cx);
+        poll(&mut quiet)
+    }
+
+    /// Gives the connection a task of its own, for an upload that goes on behind the answer's head.
+    pub(super) fn go_on_alone(&mut self) {
+        if let Drive::Holder(connection) = std::mem::replace(&mut self.drive, Drive::Over) {
+            // Whoever waits for the body learns of a failure.
+            let task = tokio::task::spawn_local(async move { drop(connection.await) });
+            self.drive = Drive::Task(task.abort_handle());
+        }
+    }
+
+    /// The upstream that it belongs to.
+    pub(super) const fn upstream(&self) -> u64 {
+        self.upstream
+    }
+
+    /// Whether `customer` may use it: nobody else's request body has gone over it, and it is not another's.
+    pub(super) fn serves(&self, customer: &Customer) -> bool {
+        self.customer.as_ref().is_none_or(|one| one == customer)
+    }
+
+    /// From now on it is `customer`'s alone, if it was not another's before.
+    pub(super) fn belongs_to(&mut self, customer: &Customer) {
+        self.customer.get_or_insert_with(|| customer.clone());
+    }
+
+    /// Whether, as far as the event loop knows, it is open and done with its last exchange.
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.drive.poll(&mut Context::from_waker(Waker::noop()));
+        !matches!(self.drive, Drive::Over) && self.sender.is_ready() && !self.sender.is_closed()
+    }
+
+    /// Marks it as idle between two requests: when dropped it says goodbye (RFC 8446 section 6.1).
+    pub(super) fn rest(&mut self) {
+        self.clean = true;
+    }
+}
+
+impl Drive {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Self::Holder(connection) = self
+            && connection.as_mut().poll(cx).is_ready()
+        {
+            *self = Self::Over;
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.drive, Drive::Over) {
+            // Outside of a task the worker is ending, and nobody would carry the goodbye.
+            Drive::Holder(connection) if self.clean && tokio::task::try_id().is_some() => {
+                tokio::task::spawn_local(async move { drop(connection.await) });
+            }
+            Drive::Task(task) if !self.clean => task.abort(),
+            Drive::Holder(_) | Drive::Task(_) | Drive::Over => {}
+        }
+    }
+}
