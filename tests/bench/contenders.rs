@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::rig::client::Client;
 use crate::stage::{Stage, free_ports, integration};
 use crate::vendor::{CREDENTIAL, Vendor};
-use crate::wrk::Request;
+use crate::wrk::{Request, load};
 use crate::{envoy, haproxy};
 
 pub const CUSTOMER: &str = "acme";
@@ -51,6 +51,7 @@ impl Field {
         let (relay, token) = Contender::relay(plan, &vendor, "written");
         let wrong = wrong_token(plan);
         relay.prove(Some(&wrong));
+        prove_failures_count(&relay, &wrong);
         let mut contenders = vec![relay];
         if plan.cases.iter().any(|case| !["many", "synced", "rate"].contains(&case.as_str())) {
             let folder = contenders[0].stage().folder.path().to_owned();
@@ -165,6 +166,14 @@ impl Contender {
             assert!(matches!(status, 401 | 403), "{}: a wrong token is answered {status}", self.name);
         }
     }
+}
+
+/// A load that is refused is all failures.
+fn prove_failures_count(relay: &Contender, wrong: &str) {
+    let mut request = relay.request("GET", "/1k", 0);
+    request.headers[0] = bearer(wrong);
+    let loaded = load(relay.address, &[request], 0, 4, 1);
+    assert!(loaded.requests > 0 && loaded.failed == loaded.requests, "wrk counts refusals as answers");
 }
 
 pub fn bearer(token: &str) -> (String, String) {

@@ -51,6 +51,8 @@ mod haproxy;
 mod machine;
 /// One customer's secret among a thousand.
 mod many;
+/// Requests at an even pace.
+mod pace;
 /// What was asked for.
 mod plan;
 /// A fixed rate, and what relay adds to each request.

@@ -42,7 +42,7 @@ pub fn load(to: SocketAddr, requests: &[Request], answer: u64, connections: u32,
     assert!(done.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&done.stderr));
     let mut loaded = read(&text).unwrap_or_else(|| panic!("wrk does not print what its script says: {text}"));
     let short = (loaded.requests * answer).saturating_sub(loaded.bytes);
-    loaded.failed += short.div_ceil(answer);
+    loaded.failed += short.div_ceil(answer.max(1));
     loaded
 }
 
