@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::plan::Plan;
 use crate::process::output;
@@ -14,7 +15,7 @@ pub fn print(plan: &Plan) {
     let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
     println!("- machine: {}, {cores} cores", model.trim_start_matches([' ', '\t', ':']));
     println!("- kernel: Linux {}", read("/proc/sys/kernel/osrelease").trim());
-    println!("- load average before: {}", read("/proc/loadavg").split(' ').next().unwrap_or("unknown"));
+    println!("- busy in the second before: {:.0} % of all cores", busy(Duration::from_secs(1)) * 100.0);
     println!("- relay: {}, commit {}", first(&plan.relay, &["--version"]), plan.commit);
     println!("- nginx: {}", first(Path::new("nginx"), &["-v"]));
     println!("- HAProxy: {}", first(Path::new("haproxy"), &["-v"]));
@@ -28,6 +29,21 @@ pub fn print(plan: &Plan) {
     println!("- h2load: {}", first(Path::new("h2load"), &["--version"]));
     let (rounds, seconds) = (plan.rounds(), plan.seconds());
     println!("- {rounds} rounds of {seconds} s, medians; CPU time is of the proxy's process, all threads");
+}
+
+/// The share of all cores that anything used for so long; nothing of ours runs yet.
+fn busy(time: Duration) -> f64 {
+    let read = || {
+        let text = fs::read_to_string("/proc/stat").unwrap();
+        // user nice system idle iowait irq softirq steal; guests count as user already
+        let ticks = text.lines().next().unwrap().split_whitespace().skip(1).take(8);
+        let ticks: Vec<f64> = ticks.map(|word| word.parse().unwrap()).collect();
+        (ticks.iter().sum::<f64>(), ticks[3] + ticks[4])
+    };
+    let before = read();
+    std::thread::sleep(time);
+    let after = read();
+    1.0 - (after.1 - before.1) / (after.0 - before.0)
 }
 
 /// The first line with words that a program says, on either output.

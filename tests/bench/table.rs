@@ -57,7 +57,9 @@ pub fn race(plan: &Plan, per: Per, runners: &[Runner<'_>]) -> Vec<Row> {
         plan.say(&format!("round {} of {}", round + 1, plan.rounds()));
         for place in 0..runners.len() {
             let at = (place + round) % runners.len();
-            rows[at].turns.push(turn(plan, per, &runners[at]));
+            let turn = turn(plan, per, &runners[at]);
+            plan.say(&format!("{}: {:.1} us, {:.0}/s", rows[at].name, turn.cpu_us, turn.per_second));
+            rows[at].turns.push(turn);
         }
     }
     rows

@@ -45,7 +45,7 @@ impl Nginx {
              proxy_pass https://vendor; proxy_http_version 1.1; proxy_set_header Connection '';\n\
              proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; proxy_buffering on;\n\
              proxy_ssl_verify on; proxy_ssl_trusted_certificate {}; proxy_ssl_name localhost;\n\
-             proxy_ssl_server_name on; proxy_max_temp_file_size 0; client_body_buffer_size 64k;\n\
+             proxy_ssl_server_name on; proxy_max_temp_file_size 0; proxy_buffer_size 32k; proxy_buffers 8 64k; client_body_buffer_size 64k;\n\
              proxy_set_header Authorization '{authorization}'; }} }}",
             ca.display()
         );
