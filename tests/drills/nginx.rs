@@ -37,20 +37,23 @@ impl NginxVendor {
 }
 
 impl Nginx {
-    /// A proxy that does nothing but set the header, to a vendor it knows by address.
-    pub fn proxy(cpu: &str, vendor: SocketAddr, authorization: &str) -> Self {
+    /// A proxy that does nothing but set the header, to a vendor it knows by address and verifies by `ca`.
+    pub fn proxy(cpu: &str, vendor: SocketAddr, ca: &Path, authorization: &str) -> Self {
         let server = format!(
-            "upstream vendor {{ server {vendor}; keepalive 64; keepalive_requests 1000000000; }}\n\
+            "upstream vendor {{ server {vendor}; keepalive 64; keepalive_requests 1000000000; keepalive_timeout 1h; }}\n\
              server {{ listen ADDRESS; keepalive_requests 1000000000; location / {{\n\
              proxy_pass https://vendor; proxy_http_version 1.1; proxy_set_header Connection '';\n\
              proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; proxy_buffering on;\n\
-             proxy_set_header Authorization '{authorization}'; }} }}"
+             proxy_ssl_verify on; proxy_ssl_trusted_certificate {}; proxy_ssl_name localhost;\n\
+             proxy_ssl_server_name on; proxy_max_temp_file_size 0; proxy_buffer_size 32k; proxy_buffers 8 64k; client_body_buffer_size 64k;\n\
+             proxy_set_header Authorization '{authorization}'; }} }}",
+            ca.display()
         );
         Self::start(cpu, TempDir::new().unwrap(), &server)
     }
 
     /// `server` has ADDRESS where it listens.
-    fn start(cpu: &str, folder: TempDir, server: &str) -> Self {
+    pub fn start(cpu: &str, folder: TempDir, server: &str) -> Self {
         let [address] = free_ports();
         let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {kind};"))
@@ -77,9 +80,11 @@ impl Nginx {
 }
 
 /// Writes leaf.pem and key.pem for `localhost` into `folder`; the CA's file is returned.
-fn certificates(folder: &Path) -> PathBuf {
+pub fn certificates(folder: &Path) -> PathBuf {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    // OpenSSL takes a leaf for self-signed that has its issuer's name.
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "the vendor's CA");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let path = folder.join("ca.pem");
     std::fs::write(&path, ca.self_signed(&ca_key).unwrap().pem()).unwrap();

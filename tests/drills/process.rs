@@ -55,9 +55,18 @@ impl Process {
 
     /// The most memory that was ever resident, in KiB.
     pub fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    /// The memory that is resident now, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = self.proc("status").expect("the process runs");
         let status = String::from_utf8_lossy(&status).into_owned();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a VmHWM");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 

@@ -20,7 +20,7 @@ pub fn run(plan: &Plan) -> Figure {
     let (rounds, seconds) = (plan.size(3, 5), plan.size(2, 10));
     let vendor = NginxVendor::start(OTHER_CPU, &one_kib());
     let credential = "sk-drill-0123456789abcdef0123456789";
-    let nginx = Nginx::proxy(PROXY_CPU, vendor.nginx.address, &format!("Bearer {credential}"));
+    let nginx = Nginx::proxy(PROXY_CPU, vendor.nginx.address, &vendor.ca, &format!("Bearer {credential}"));
     let upstream = format!("https://localhost:{}", vendor.nginx.address.port());
     let mut stage = Stage::set(&plan.relay, "workers = 1", &integration("vendor", &upstream, &vendor.ca));
     stage.through = ["taskset", "-c", PROXY_CPU].map(str::to_owned).to_vec();
