@@ -23,12 +23,16 @@ use tokio::time::Instant;
 use super::body::{Held, Meter, Outgoing, VendorBody};
 use super::patience::Patience;
 use super::pool::Shelf;
-use super::tap::{Pulse, Stream, Tap};
+use super::tap::{self, Pulse, Stream, Tap};
 use super::upstream::{ConnectError, Upstream};
 use crate::model::Customer;
 
-/// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit.
-const HEAD_BYTES: usize = 64 * 1024;
+/// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit. It is the
+/// size of a body's pieces too, of which up to four wait for an app that reads slowly: at twice as much a
+/// stalled app costs more than 256 KiB.
+const HEAD_BYTES: usize = 32 * 1024;
+/// Bytes of encrypted records that may wait for a vendor that reads slowly.
+const RECORDS: usize = 32 * 1024;
 
 /// A verified connection, ready to carry one request.
 pub struct Line {
@@ -207,11 +211,12 @@ pub(super) struct Wire {
 impl Wire {
     /// Starts HTTP/1.1 on a fresh connection, in a task of this worker. `customer` if it is only theirs.
     pub(super) async fn start(
-        stream: Stream,
+        mut stream: Stream,
         peer: SocketAddr,
         upstream: &Upstream,
         customer: Option<Customer>,
     ) -> Result<Self, ConnectError> {
+        tap::hold_at_most(&mut stream, RECORDS);
         let pulse = Rc::new(Pulse::default());
         let tap = TokioIo::new(Tap::new(stream, Rc::clone(&pulse)));
         let started = http1::Builder::new()
