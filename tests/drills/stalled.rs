@@ -44,11 +44,8 @@ pub fn run(plan: &Plan) -> Figure {
         secret: stage.secret("acme", "vendor", "sk-drill-0123456789abcdef01234567"),
         token: stage.token("acme"),
     };
-    // What the first requests need is there.
-    (0..20).for_each(|_| apps.warm(&stage));
-    let before = stage.relay().rested_kib();
-
     plan.say("readers");
+    let before = apps.before(&stage);
     let mut readers: Vec<Client> = (0..n).map(|_| apps.reader(&stage)).collect();
     let reading = stage.relay().rested_kib();
     let whole = rest_of(readers.pop().expect("a reader"));
@@ -56,6 +53,10 @@ pub fn run(plan: &Plan) -> Figure {
     let read = stage.relay().rested_kib();
 
     plan.say("uploads");
+    // A relay of their own: what the readers left behind would be used again.
+    stage.stop();
+    stage.start();
+    let before_uploads = apps.before(&stage);
     let uploads = apps.uploads(n);
     let uploading = stage.relay().rested_kib();
     drop(uploads);
@@ -64,14 +65,14 @@ pub fn run(plan: &Plan) -> Figure {
 
     let each = |with: u64, without: u64| with.saturating_sub(without) as f64 / n as f64;
     let mib = |kib: u64| kib as f64 / 1024.0;
-    // What the readers left behind may be used again by the uploads: counted from before both.
-    let (reader, upload) = (each(reading, before), each(uploading, before));
+    let (reader, upload) = (each(reading, before), each(uploading, before_uploads));
     let result = format!(
         "reader={reader:.1}KiB upload={upload:.1}KiB before={:.1}MiB readers={:.1}MiB closed={:.1}MiB \
-         uploads={:.1}MiB closed={:.1}MiB whole={whole}",
+         before={:.1}MiB uploads={:.1}MiB closed={:.1}MiB whole={whole}",
         mib(before),
         mib(reading),
         mib(read),
+        mib(before_uploads),
         mib(uploading),
         mib(after),
     );
@@ -118,6 +119,12 @@ struct Apps {
 }
 
 impl Apps {
+    /// Relay's memory when all is there that the first requests need.
+    fn before(&self, stage: &Stage) -> u64 {
+        (0..20).for_each(|_| self.warm(stage));
+        stage.relay().rested_kib()
+    }
+
     fn warm(&self, stage: &Stage) {
         let headers =
             [("authorization", format!("Bearer {}", self.token)), ("relay-secret", self.secret.clone())];
