@@ -26,8 +26,10 @@ use crate::pipeline::{self, Answer, Outgoing};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
-/// More than the limit on a head, so that relay and not hyper refuses one that is too large.
-const READ_BUFFER: usize = 128 * 1024;
+/// What is read beyond the limit on a head, so that relay and not hyper refuses one that is too large. The
+/// sum also bounds what is read ahead of a body and what waits for an app that reads slowly: at twice as
+/// much a stalled app costs more than 256 KiB.
+const PAST_HEAD: usize = 16 * 1024;
 const MOST_FIELDS: usize = 400;
 const SHOWN: usize = 256;
 
@@ -35,6 +37,7 @@ const SHOWN: usize = 256;
 pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
     let io = Paced::new(TokioIo::new(stream), pace.clone());
     let paced = pace.clone();
+    let buffer = station.limits.head_bytes + PAST_HEAD;
     let service = service_fn(move |request: Request<Incoming>| {
         let (station, pace) = (station.clone(), paced.clone());
         async move {
@@ -43,7 +46,7 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
         }
     });
     let connection = http1::Builder::new()
-        .max_buf_size(READ_BUFFER)
+        .max_buf_size(buffer)
         .max_headers(MOST_FIELDS)
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)

@@ -22,6 +22,10 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// A read of so many bytes is of a large answer, and the next record is probably there; after a smaller one
+/// asking for it would be a system call for nothing.
+const BULK: usize = 8 * 1024;
+
 /// A connection as the TLS connector returns it.
 pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
@@ -30,6 +34,13 @@ pub(super) fn socket(stream: &Stream) -> &TcpStream {
     match stream {
         MaybeHttpsStream::Http(tcp) => tcp.inner(),
         MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
+    }
+}
+
+/// Lets at most `bytes` wait in the TLS library to be written.
+pub(super) fn hold_at_most(stream: &mut Stream, bytes: usize) {
+    if let MaybeHttpsStream::Https(tls) = stream {
+        tls.inner_mut().get_mut().1.set_buffer_limit(Some(bytes));
     }
 }
 
@@ -57,11 +68,13 @@ impl Pulse {
 pub(super) struct Tap {
     stream: Stream,
     pulse: Rc<Pulse>,
+    /// A read failed behind bytes that had to be handed over first.
+    failed: Option<io::Error>,
 }
 
 impl Tap {
     pub(super) fn new(stream: Stream, pulse: Rc<Pulse>) -> Self {
-        Self { stream, pulse }
+        Self { stream, pulse, failed: None }
     }
 
     fn look(&self) -> io::Result<()> {
@@ -92,15 +105,34 @@ macro_rules! each {
 }
 
 impl AsyncRead for Tap {
+    /// Reads on while whole records come: hyper gives every piece an allocation of its own, as large as it
+    /// hopes to read, and what a piece leaves empty waits with it for a slow app.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let tap = self.get_mut();
         tap.look()?;
-        let before = buf.filled().len();
-        let polled = each!(tap, io => io.poll_read(cx, buf));
-        if buf.filled().len() > before {
-            tap.pulse.answered.set(true);
+        if let Some(failed) = tap.failed.take() {
+            return Poll::Ready(Err(failed));
         }
-        polled
+        let begin = buf.filled().len();
+        loop {
+            let before = buf.filled().len();
+            let polled = each!(tap, io => io.poll_read(cx, buf));
+            let came = buf.filled().len() - before;
+            if came > 0 {
+                tap.pulse.answered.set(true);
+            }
+            match polled {
+                Poll::Ready(Ok(())) if came >= BULK && buf.remaining() > 0 => {}
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                other if before == begin => return other,
+                // What came before goes first.
+                Poll::Ready(Err(error)) => {
+                    tap.failed = Some(error);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 

@@ -21,12 +21,16 @@ use tokio::task::AbortHandle;
 
 use super::body::Outgoing;
 use super::patience::Patience;
-use super::tap::{Pulse, Stream, Tap};
+use super::tap::{self, Pulse, Stream, Tap};
 use super::upstream::{ConnectError, Upstream};
 use crate::model::Customer;
 
-/// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit.
-const HEAD_BYTES: usize = 64 * 1024;
+/// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit. It is the
+/// size of a body's pieces too, of which up to four wait for an app that reads slowly: at twice as much a
+/// stalled app costs more than 256 KiB.
+const HEAD_BYTES: usize = 32 * 1024;
+/// Bytes of encrypted records that may wait for a vendor that reads slowly.
+const RECORDS: usize = 32 * 1024;
 
 type Connection = Pin<Box<http1::Connection<TokioIo<Tap>, Outgoing>>>;
 
@@ -55,11 +59,12 @@ enum Drive {
 impl Wire {
     /// Starts HTTP/1.1 on a fresh connection. `customer` if it is only theirs.
     pub(super) async fn start(
-        stream: Stream,
+        mut stream: Stream,
         peer: SocketAddr,
         upstream: &Upstream,
         customer: Option<Customer>,
     ) -> Result<Self, ConnectError> {
+        tap::hold_at_most(&mut stream, RECORDS);
         let pulse = Rc::new(Pulse::default());
         let tap = TokioIo::new(Tap::new(stream, Rc::clone(&pulse)));
         let started = http1::Builder::new()

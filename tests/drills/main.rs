@@ -31,12 +31,14 @@ mod rig;
 mod sample;
 /// `relay run` over a folder of its own, and the built-in vendor, as processes.
 mod stage;
+/// Secrets by the hundred thousand, sealed and stored as relay does.
+mod stock;
 /// System calls per request.
 mod strace;
 
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
-/// A gibibyte passes each way unchanged, in flat memory.
+/// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
 mod guess;
@@ -46,10 +48,14 @@ mod kill9;
 mod oracle;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
+/// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
+mod scale;
 /// CPU per request beside nginx.
 mod speed;
 /// Events are not delayed.
 mod sse;
+/// Apps that stop reading, and vendors that do, cost relay a bounded amount of memory.
+mod stalled;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -59,7 +65,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 8] = [
+const DRILLS: [(&str, Drill); 10] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -68,6 +74,8 @@ const DRILLS: [(&str, Drill); 8] = [
     ("canary", canary::run),
     ("oracle", oracle::run),
     ("speed", speed::run),
+    ("stalled", stalled::run),
+    ("scale", scale::run),
 ];
 
 fn main() -> ExitCode {

@@ -7,6 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// USER_HZ, in which /proc counts CPU time on every Linux that Debian builds.
 const TICKS_PER_SECOND: u64 = 100;
+/// What a process at rest may still gain or lose.
+const STANDS_STILL_KIB: u64 = 256;
 
 pub struct Process(pub Child);
 
@@ -63,10 +65,26 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
-    fn status_kib(&self, field: &str) -> u64 {
+    /// The resident memory once it has stood still for two seconds, in KiB.
+    pub fn rested_kib(&self) -> u64 {
+        let begun = Instant::now();
+        let (mut low, mut high, mut since) = (u64::MAX, 0, Instant::now());
+        while since.elapsed() < Duration::from_secs(2) {
+            let now = self.resident_kib();
+            (low, high) = (low.min(now), high.max(now));
+            if high - low > STANDS_STILL_KIB {
+                (low, high, since) = (now, now, Instant::now());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "its memory does not come to rest");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        high
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let status = self.proc("status").expect("the process runs");
         let status = String::from_utf8_lossy(&status).into_owned();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 

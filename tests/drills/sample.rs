@@ -6,6 +6,13 @@ pub fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The value that `percent` of `values` do not exceed; they are sorted by this.
+pub fn percentile(values: &mut [f64], percent: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() as f64 * percent / 100.0).ceil() as usize;
+    values.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// The 95 % confidence interval of the median, by the signs alone: order statistics at n/2 -+ 0.98 sqrt(n).
 /// `values` are sorted by this.
 pub fn median_interval(values: &mut [f64]) -> (f64, f64) {
