@@ -58,12 +58,8 @@ impl Process {
         self.status_kib("VmHWM:")
     }
 
-    /// The memory that is resident now, in KiB.
-    pub fn resident_kib(&self) -> u64 {
-        self.status_kib("VmRSS:")
-    }
-
-    fn status_kib(&self, field: &str) -> u64 {
+    /// A field of /proc/PID/status that is in KiB, such as `VmRSS:`.
+    pub fn status_kib(&self, field: &str) -> u64 {
         let status = self.proc("status").expect("the process runs");
         let status = String::from_utf8_lossy(&status).into_owned();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
