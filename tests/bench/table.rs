@@ -51,7 +51,10 @@ pub fn race(plan: &Plan, per: Per, runners: &[Runner<'_>]) -> Vec<Row> {
     let mut rows: Vec<Row> =
         runners.iter().map(|runner| Row { name: runner.name.clone(), turns: Vec::new() }).collect();
     if !plan.small {
-        runners.iter().for_each(|runner| drop((runner.load)(1)));
+        // Warmed up; nobody counts.
+        for runner in runners {
+            let _ = (runner.load)(1);
+        }
     }
     for round in 0..plan.rounds() {
         plan.say(&format!("round {} of {}", round + 1, plan.rounds()));
@@ -80,7 +83,7 @@ fn turn(plan: &Plan, per: Per, runner: &Runner<'_>) -> Turn {
         p50_ms: loaded.p50_us / 1e3,
         p99_ms: loaded.p99_us / 1e3,
         busy: spent.us / 1e6 / loaded.seconds,
-        rss_mib: process.resident_kib() as f64 / 1024.0,
+        rss_mib: process.status_kib("VmRSS:") as f64 / 1024.0,
         requests: loaded.requests,
         // A contender that answers nothing at all is broken, whatever the tool says.
         failed: loaded.failed + u64::from(loaded.requests == 0),

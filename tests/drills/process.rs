@@ -81,7 +81,8 @@ impl Process {
         high
     }
 
-    fn status_kib(&self, name: &str) -> u64 {
+    /// A field of /proc/PID/status that is in KiB, such as `VmRSS:`.
+    pub fn status_kib(&self, name: &str) -> u64 {
         let status = self.proc("status").expect("the process runs");
         let status = String::from_utf8_lossy(&status).into_owned();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
