@@ -64,7 +64,7 @@ pub struct Worker {
 pub type Answer = Response<AnswerBody>;
 
 /// Its body: streaming, counted, closing the trail.
-pub type AnswerBody = Recorded<Either<Passed, Full<Bytes>>>;
+pub type AnswerBody = Recorded<Either<Box<Passed>, Full<Bytes>>>;
 
 /// Serves one request.
 pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
@@ -81,7 +81,7 @@ async fn relay(
     trail: &Rc<Trail>,
     head: &Parts,
     body: &mut Outgoing,
-) -> Result<Response<Passed>, Refusal> {
+) -> Result<Response<Box<Passed>>, Refusal> {
     let shared = &*worker.shared;
     let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
 

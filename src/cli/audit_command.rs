@@ -41,7 +41,8 @@ pub(super) enum Command {
         file: Option<PathBuf>,
         /// The public key to check with, where no relay runs; then a cut behind the newest anchor cannot be
         /// found
-        #[arg(long)]
+        // A key is base64url and may begin with a hyphen.
+        #[arg(long, allow_hyphen_values = true)]
         key: Option<String>,
         #[command(flatten)]
         which: Which,

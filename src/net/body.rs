@@ -204,18 +204,20 @@ pub struct VendorBody {
     held: Option<Held>,
     idle: Duration,
     waiting_since: Option<Instant>,
+    /// Why it stopped, to be told at the next turn.
+    broken: Option<hyper::Error>,
 }
 
 /// What the body returns, or closes.
 pub(super) struct Held {
-    pub(super) wire: Wire,
+    pub(super) wire: Box<Wire>,
     pub(super) shelf: Rc<Shelf>,
     pub(super) meter: Meter,
 }
 
 impl VendorBody {
     pub(super) fn new(incoming: Incoming, held: Held, idle: Duration) -> Self {
-        let mut body = Self { incoming, held: Some(held), idle, waiting_since: None };
+        let mut body = Self { incoming, held: Some(held), idle, waiting_since: None, broken: None };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -252,6 +254,9 @@ impl Body for VendorBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
+        if let Some(broken) = body.broken.take() {
+            return Poll::Ready(Some(Err(BodyError::Broken(broken))));
+        }
         let incoming = &mut body.incoming;
         let polled = match &mut body.held {
             Some(held) => held.wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
@@ -272,13 +277,17 @@ impl Body for VendorBody {
             }
             Poll::Ready(Some(Err(e))) => {
                 body.held = None;
-                Poll::Ready(Some(Err(BodyError::Broken(e))))
+                // What came before the break may have come in the same turn, and hyper's server throws away
+                // what it has not written when a body fails: one turn is for writing it.
+                body.broken = Some(e);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.broken.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -24,7 +24,7 @@ use crate::model::Customer;
 
 /// A verified connection, ready to carry one request.
 pub struct Line {
-    wire: Option<Wire>,
+    wire: Option<Box<Wire>>,
     shelf: Rc<Shelf>,
     upstream: Arc<Upstream>,
     customer: Customer,
@@ -61,7 +61,7 @@ impl fmt::Debug for SendError {
 
 impl Line {
     pub(super) fn new(
-        wire: Wire,
+        wire: Box<Wire>,
         shelf: Rc<Shelf>,
         upstream: Arc<Upstream>,
         customer: Customer,

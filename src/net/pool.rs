@@ -52,7 +52,8 @@ impl Pool {
         let reused = idle.is_some();
         let wire = match idle {
             Some(wire) => wire,
-            None => self.connect(upstream, customer).await?,
+            // Boxed: dialling needs much room, and most requests do not dial.
+            None => Box::pin(self.connect(upstream, customer)).await?,
         };
         Ok(Line::new(wire, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), reused))
     }
@@ -62,13 +63,17 @@ impl Pool {
         self.0.idle.borrow().values().map(VecDeque::len).sum()
     }
 
-    async fn connect(&self, upstream: &Arc<Upstream>, customer: &Customer) -> Result<Wire, ConnectError> {
+    async fn connect(
+        &self,
+        upstream: &Arc<Upstream>,
+        customer: &Customer,
+    ) -> Result<Box<Wire>, ConnectError> {
         let (stream, peer) = upstream.dial().await?;
         if !self.0.reaped.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(&self.0)));
         }
         let only = upstream.isolate.then(|| customer.clone());
-        Wire::start(stream, peer, upstream, only).await
+        Wire::start(stream, peer, upstream, only).await.map(Box::new)
     }
 }
 
@@ -80,14 +85,14 @@ pub(super) struct Shelf {
 }
 
 struct Idle {
-    wire: Wire,
+    wire: Box<Wire>,
     since: Instant,
 }
 
 impl Shelf {
     /// Takes the newest connection that may serve `customer`. Closed ones met on the way are let go; so is
     /// one that hyper has not finished with, which does not happen after a clean end.
-    fn take(&self, upstream: u64, customer: &Customer) -> Option<Wire> {
+    fn take(&self, upstream: u64, customer: &Customer) -> Option<Box<Wire>> {
         let mut shelf = self.idle.borrow_mut();
         let row = shelf.get_mut(&upstream)?;
         let now = Instant::now();
@@ -104,7 +109,7 @@ impl Shelf {
     }
 
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
-    pub(super) fn put(&self, mut wire: Wire) {
+    pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
         let mut shelf = self.idle.borrow_mut();
         let row = shelf.entry(wire.upstream()).or_default();

@@ -39,7 +39,7 @@ pub async fn unseal(keys: &DataKeys, opened: &Opened, _ready: &Line) -> Result<C
     let head = record.head();
     let key = match keys.warm(&head.customer, head.data_key) {
         Some(key) => key,
-        None => keys.open(&head.customer, head.data_key, record.wrapped_key()).await?,
+        None => Box::pin(keys.open(&head.customer, head.data_key, record.wrapped_key())).await?,
     };
     let fields = envelope::open(&key, &head.binding(), record.sealed())?;
     Ok(Credential { fields })

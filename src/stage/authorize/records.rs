@@ -131,11 +131,16 @@ impl Records {
         if self.inner.missed.contains_key(&key) {
             return Ok(None);
         }
+        Box::pin(self.look_up(key)).await
+    }
+
+    async fn look_up(&self, key: Key) -> Result<Option<Arc<Record>>, LookupError> {
+        let (customer, id) = &key;
         let generation = self.inner.generation.load(Ordering::Acquire);
-        let Some(row) = self.store.secret(customer, id).await? else {
-            self.inner.missed.insert(key, ());
+        let Some(row) = self.store.secret(customer, *id).await? else {
+            self.inner.missed.insert(key.clone(), ());
             if self.inner.generation.load(Ordering::Acquire) != generation {
-                self.inner.missed.invalidate(&(customer.clone(), id));
+                self.inner.missed.invalidate(&key);
             }
             return Ok(None);
         };

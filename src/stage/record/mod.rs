@@ -29,12 +29,13 @@ pub use budget::Budget;
 
 /// Proof that the intent to use this grant stands in the audit.
 pub struct Opened {
-    grant: Grant,
+    // Boxed: it is handed on from stage to stage, and into the body of the answer.
+    grant: Box<Grant>,
 }
 
 impl Opened {
     /// The grant that may now be used.
-    pub const fn grant(&self) -> &Grant {
+    pub fn grant(&self) -> &Grant {
         &self.grant
     }
 }
@@ -90,7 +91,7 @@ pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
         known.version = Some(grant.record().head().version);
     }
     trail.intent().await?;
-    Ok(Opened { grant })
+    Ok(Opened { grant: Box::new(grant) })
 }
 
 /// Writes another intent for a request that is sent a second time, closing the first.

@@ -45,7 +45,7 @@ pub fn scrub(
     trail: &Rc<Trail>,
     asked: &Parts,
     answer: Answer,
-) -> Result<Response<Passed>, Refusal> {
+) -> Result<Response<Box<Passed>>, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
     let (head, body) = answer.response.into_parts();
@@ -84,13 +84,14 @@ pub fn scrub(
     trail.relayed(head.status.as_u16());
     let reflected = Reflected::default();
     let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
-    let mut response = Response::new(Passed {
+    // Boxed: it is handed on through every layer up to the connection.
+    let mut response = Response::new(Box::new(Passed {
         inner,
         reflected,
         trail: trail.clone(),
         on_reflect: route.on_reflect,
         _opened: opened,
-    });
+    }));
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
     Ok(response)
