@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// USER_HZ, in which /proc counts CPU time on every Linux that Debian builds.
 const TICKS_PER_SECOND: u64 = 100;
-/// What a process at rest may still gain or lose.
+/// What a process at rest may still gain.
 const STANDS_STILL_KIB: u64 = 256;
 
 pub struct Process(pub Child);
@@ -65,20 +65,22 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
-    /// The resident memory once it has stood still for two seconds, in KiB.
+    /// The resident memory once it has not grown for two seconds, in KiB. It may shrink: a kernel takes back
+    /// pages of the program that nobody touches.
     pub fn rested_kib(&self) -> u64 {
         let begun = Instant::now();
-        let (mut low, mut high, mut since) = (u64::MAX, 0, Instant::now());
-        while since.elapsed() < Duration::from_secs(2) {
+        let (mut high, mut since) = (0, Instant::now());
+        loop {
             let now = self.resident_kib();
-            (low, high) = (low.min(now), high.max(now));
-            if high - low > STANDS_STILL_KIB {
-                (low, high, since) = (now, now, Instant::now());
+            if now > high + STANDS_STILL_KIB {
+                (high, since) = (now, Instant::now());
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "its memory does not come to rest");
+            if since.elapsed() >= Duration::from_secs(2) {
+                return now;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "its memory grows and grows: {now} KiB");
             std::thread::sleep(Duration::from_millis(50));
         }
-        high
     }
 
     /// A field of /proc/PID/status that is in KiB, such as `VmRSS:`.

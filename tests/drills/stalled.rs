@@ -10,6 +10,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::fd::AsFd;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
@@ -23,6 +25,9 @@ const MIB: u64 = 1024 * 1024;
 /// More than the kernel lets stand in one connection's buffers on this side and that together.
 const ANSWER: u64 = 16 * MIB;
 const MOST_KIB: f64 = 256.0;
+/// What the kernel may keep on this side of each connection: thousands of large ones would use up the memory
+/// that it has for all of this machine's sockets.
+const SOCKET: usize = 64 * 1024;
 /// How long an upload may make no progress before it counts as stalled.
 const STILL: Duration = Duration::from_millis(1500);
 
@@ -83,6 +88,7 @@ pub fn run(plan: &Plan) -> Figure {
 fn vendor(gate: Gate) -> Vendor {
     Vendor::by_hand(move |received: &Received, out| match received.target() {
         "/large" => {
+            keep_little(out.sock);
             raw(out, format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER}\r\n\r\n").as_bytes());
             let block = Noise::of(ANSWER).block();
             for _ in 0..ANSWER / Noise::BLOCK as u64 {
@@ -93,6 +99,7 @@ fn vendor(gate: Gate) -> Vendor {
             let _ = out.flush();
         }
         "/upload" => {
+            keep_little(out.sock);
             gate.wait();
             let _ = out.sock.shutdown(Shutdown::Both);
         }
@@ -110,6 +117,11 @@ fn allow_descriptors(wanted: u64) {
     setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).unwrap_or_else(|error| {
         panic!("this drill opens {wanted} files in one process and may open only {now:?}: {error}")
     });
+}
+
+fn keep_little(socket: impl AsFd) {
+    set_socket_recv_buffer_size(&socket, SOCKET).unwrap();
+    set_socket_send_buffer_size(&socket, SOCKET).unwrap();
 }
 
 struct Apps {
@@ -136,6 +148,7 @@ impl Apps {
     /// An app that has read the head of a large answer, and what came with it.
     fn reader(&self, stage: &Stage) -> Client {
         let mut client = Client::connect(self.address, stage.shown.clone());
+        keep_little(&client.stream);
         client.send(&self.head("GET /vendor/large", ""));
         assert_eq!(client.head().0, 200);
         client
@@ -148,6 +161,7 @@ impl Apps {
         let mut going: Vec<(TcpStream, u64)> = (0..n)
             .map(|_| {
                 let mut stream = TcpStream::connect(self.address).unwrap();
+                keep_little(&stream);
                 stream.write_all(head.as_bytes()).unwrap();
                 stream.set_nonblocking(true).unwrap();
                 (stream, 0)
