@@ -49,7 +49,12 @@ impl Verdicts {
             kept.retain(|_, verdict| verdict.until > now);
         }
         if kept.len() >= self.capacity {
-            kept.clear();
+            // Any half: were all forgotten at once, every signature would be checked again at once.
+            let mut odd = false;
+            kept.retain(|_, _| {
+                odd = !odd;
+                odd
+            });
         }
         kept.insert(key, Verdict { identity: identity.clone(), until: now + LONGEST_AGE });
     }
