@@ -2,10 +2,10 @@
 //!
 //! It builds one worker as `relay run` does, with its store, keys and audit in memory, warms every cache and
 //! one connection, and then calls the pipeline COUNT times for a 1 KiB GET. What is counted is what runs
-//! under [`counted_poll`]: the pipeline and the answer's body until its end, drops included. Not counted: the
-//! door's and the vendor's hyper connections, the vendor, and the threads of the audit. The line to the
-//! vendor is a loopback socket, but the pipeline only talks to the task that owns it, so a pipe in memory
-//! would count the same. What must never enter: a shortcut that `relay run` does not take.
+//! under [`counted_poll`]: the pipeline and the answer's body until its end, drops included, and with them the
+//! connection to the vendor, which the request itself drives. Not counted: the door's connection, TLS, the
+//! vendor, and the threads of the audit. The line to the vendor is a loopback socket in plaintext, of which
+//! only the system calls' entry counts. What must never enter: a shortcut that `relay run` does not take.
 #![allow(
     missing_docs,
     unreachable_pub,
