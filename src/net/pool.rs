@@ -111,6 +111,9 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
+        if !wire.is_drivable() {
+            return;
+        }
         let mut shelf = self.idle.borrow_mut();
         let row = shelf.entry(wire.upstream()).or_default();
         row.push_back(Idle { wire, since: Instant::now() });

@@ -11,13 +11,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, unconstrained};
+use tokio::time::timeout;
 
 use super::body::Outgoing;
 use super::patience::Patience;
@@ -31,6 +33,9 @@ use crate::model::Customer;
 const HEAD_BYTES: usize = 32 * 1024;
 /// Bytes of encrypted records that may wait for a vendor that reads slowly.
 const RECORDS: usize = 32 * 1024;
+
+/// How long an idle connection may take to end, which is one record; a vendor need not read it.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 type Connection = Pin<Box<http1::Connection<TokioIo<Tap>, Outgoing>>>;
 
@@ -87,10 +92,11 @@ impl Wire {
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> {
         self.clean = false;
         let Self { sender, drive, patience, .. } = self;
-        let mut reply = std::pin::pin!(sender.try_send_request(request));
+        // Unconstrained: a reply that waited for its task's budget would wait for a wake-up that nobody sends.
+        let mut reply = std::pin::pin!(unconstrained(sender.try_send_request(request)));
         poll_fn(|cx| {
             drive.poll(cx);
-            // Only the drive makes the reply ready: nobody has to be woken for it.
+            // Only the drive makes the reply ready, and it is this request's: nobody has to be woken for it.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(answered) => Poll::Ready(Some(answered)),
                 Poll::Pending => overdue(patience, cx).map(|()| None),
@@ -118,8 +124,12 @@ impl Wire {
         poll(&mut quiet)
     }
 
-    /// Gives the connection a task of its own, for an upload that goes on behind the answer's head.
+    /// Gives the connection a task of its own, for an upload that goes on behind the answer's head. It is not
+    /// used again: who waits for an answer here is not woken by that task.
     pub(super) fn go_on_alone(&mut self) {
+        if !matches!(self.drive, Drive::Holder(_)) {
+            return;
+        }
         if let Drive::Holder(connection) = std::mem::replace(&mut self.drive, Drive::Over) {
             // Whoever waits for the body learns of a failure.
             let task = tokio::task::spawn_local(async move { drop(connection.await) });
@@ -145,7 +155,12 @@ impl Wire {
     /// Whether, as far as the event loop knows, it is open and done with its last exchange.
     pub(super) fn is_ready(&mut self) -> bool {
         self.drive.poll(&mut Context::from_waker(Waker::noop()));
-        !matches!(self.drive, Drive::Over) && self.sender.is_ready() && !self.sender.is_closed()
+        self.is_drivable() && self.sender.is_ready() && !self.sender.is_closed()
+    }
+
+    /// Whether another request could drive it.
+    pub(super) const fn is_drivable(&self) -> bool {
+        matches!(self.drive, Drive::Holder(_))
     }
 
     /// Marks it as idle between two requests: when dropped it says goodbye (RFC 8446 section 6.1).
@@ -169,7 +184,7 @@ impl Drop for Wire {
         match std::mem::replace(&mut self.drive, Drive::Over) {
             // Outside of a task the worker is ending, and nobody would carry the goodbye.
             Drive::Holder(connection) if self.clean && tokio::task::try_id().is_some() => {
-                tokio::task::spawn_local(async move { drop(connection.await) });
+                tokio::task::spawn_local(async move { drop(timeout(GOODBYE, connection).await) });
             }
             Drive::Task(task) if !self.clean => task.abort(),
             Drive::Holder(_) | Drive::Task(_) | Drive::Over => {}

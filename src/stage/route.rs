@@ -105,10 +105,11 @@ impl Matched {
         self.route.as_ref()
     }
 
-    /// The name that was asked for, for the error text: at most 40 bytes of it.
+    /// The name that was asked for, for the error text: at most 40 characters of it.
     pub fn asked_for(&self) -> &str {
         let name = self.part(1..self.name_end);
-        name.get(..name.floor_char_boundary(40)).unwrap_or_default()
+        let end = name.char_indices().nth(40).map_or(name.len(), |(at, _)| at);
+        name.get(..end).unwrap_or_default()
     }
 
     /// How the secret is named.

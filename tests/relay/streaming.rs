@@ -7,7 +7,7 @@ use relay::refusal::Code;
 
 use crate::refusals::refused;
 use crate::rig::client::Client;
-use crate::rig::vendor::{self, Vendor, more, raw};
+use crate::rig::vendor::{Vendor, answer, more, raw};
 use crate::rig::{Rig, Settings};
 
 const CHUNKED: &[u8] =
@@ -148,7 +148,7 @@ fn an_upload_reaches_the_vendor_while_the_app_still_sends() {
             while came.len() < 64 * 1024 && more(out, &mut came).is_some() {}
             told.lock().unwrap().send(came.len()).unwrap();
             while came.len() < 128 * 1024 && more(out, &mut came).is_some() {}
-            vendor::answer(out, 200, &[], b"ok");
+            answer(out, 200, &[], b"ok");
         }),
     );
     let id = rig.secret("acme");
@@ -198,6 +198,38 @@ fn a_slow_reader_holds_the_vendor_back() {
         read += client.taken().len();
     }
     assert_eq!(read, WHOLE, "and all of it comes once the app reads");
+}
+
+#[test]
+fn who_comes_behind_an_upload_that_outlived_its_answers_head_is_answered_at_once() {
+    const UPLOAD: usize = 300_000;
+    let rig = Rig::before(
+        Settings::default(),
+        Vendor::by_hand(|request, out| {
+            if request.line().starts_with("GET") {
+                return answer(out, 200, &[], b"whole");
+            }
+            raw(out, CHUNKED);
+            raw(out, &chunk("early"));
+            let mut upload = request.body.clone();
+            while upload.len() < UPLOAD {
+                if more(out, &mut upload).is_none() {
+                    return;
+                }
+            }
+            raw(out, &chunk("late"));
+            raw(out, b"0\r\n\r\n");
+        }),
+    );
+    let id = rig.secret("acme");
+    for turn in ["first", "second"] {
+        let mut client = begin(&rig, "POST", &id, &format!("content-length: {UPLOAD}\r\n"));
+        assert_eq!(client.head().0, 200, "{turn}: the head comes before the upload");
+        client.send_bytes(&vec![b'a'; UPLOAD]);
+        assert!(wait_for(&mut client, &mut Vec::new(), "late"), "{turn}: the answer goes on");
+        // Were the next one to wait for a connection that nobody drives, the client would give up first.
+        assert_eq!(begin(&rig, "GET", &id, "").answer("GET").status, 200, "{turn}");
+    }
 }
 
 #[test]
@@ -389,11 +421,11 @@ fn an_answer_that_comes_before_the_upload_has_ended_reaches_the_app() {
         Settings::default(),
         Vendor::by_hand(|request, out| {
             if request.line().starts_with("POST") {
-                vendor::answer(out, 413, &[("connection", "close")], b"too much");
+                answer(out, 413, &[("connection", "close")], b"too much");
                 let mut came = Vec::new();
                 while more(out, &mut came).is_some() {}
             } else {
-                vendor::answer(out, 200, &[], b"ok");
+                answer(out, 200, &[], b"ok");
             }
         }),
     );
