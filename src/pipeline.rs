@@ -31,6 +31,7 @@ use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
 
 pub use crate::net::body::Outgoing;
+pub use crate::stage::route::Entrance;
 
 /// What all workers share.
 pub struct Shared {
@@ -66,10 +67,10 @@ pub type Answer = Response<AnswerBody>;
 /// Its body: streaming, counted, closing the trail.
 pub type AnswerBody = Recorded<Either<Box<Passed>, Full<Bytes>>>;
 
-/// Serves one request.
-pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
+/// Serves one request that came in by `entrance`.
+pub async fn serve(worker: &Worker, entrance: &Entrance, head: Parts, mut body: Outgoing) -> Answer {
     let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
-    let answer = match relay(worker, &trail, &head, &mut body).await {
+    let answer = match relay(worker, entrance, &trail, &head, &mut body).await {
         Ok(response) => response.map(Either::Left),
         Err(refusal) => refuse(&refusal, &trail, &head, body).map(Either::Right),
     };
@@ -78,6 +79,7 @@ pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
 
 async fn relay(
     worker: &Worker,
+    entrance: &Entrance,
     trail: &Rc<Trail>,
     head: &Parts,
     body: &mut Outgoing,
@@ -85,7 +87,7 @@ async fn relay(
     let shared = &*worker.shared;
     let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
 
-    let matched = route(&shared.routes, head)?;
+    let matched = route(&shared.routes, entrance, head)?;
     let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, &head.method, &head.headers).await?;

@@ -67,7 +67,11 @@ pub fn scrub(
     }
     if links::any(&headers) {
         let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
+        let app_base = match &surroundings.public_url {
+            // It is the address of the common listener.
+            Some(url) if grant.matched().is_by_path() => url.clone(),
+            _ => format!("{}://{host}", if grant.matched().is_secure() { "https" } else { "http" }),
+        };
         let address = Address {
             app_base,
             prefix: grant.matched().prefix(),
