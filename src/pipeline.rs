@@ -19,6 +19,7 @@ use crate::net::pool::Pool;
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
+use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
@@ -31,6 +32,7 @@ use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
 
 pub use crate::net::body::Outgoing;
+pub use crate::stage::authorize::leases::Watcher;
 
 /// What all workers share.
 pub struct Shared {
@@ -56,6 +58,8 @@ pub struct Worker {
     pub verdicts: Verdicts,
     /// Connections to vendors.
     pub pool: Pool,
+    /// Grants in use.
+    pub leases: Leases,
     /// Where trails go.
     pub ledger: Rc<Ledger>,
 }
@@ -83,7 +87,12 @@ async fn relay(
     body: &mut Outgoing,
 ) -> Result<Response<Box<Passed>>, Refusal> {
     let shared = &*worker.shared;
-    let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
+    let rules = Rules {
+        routes: &shared.routes,
+        records: &shared.records,
+        in_flight: &shared.in_flight,
+        leases: &worker.leases,
+    };
 
     let matched = route(&shared.routes, head)?;
     let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
@@ -96,7 +105,7 @@ async fn relay(
         let credential = unseal(&shared.keys, &opened, &line).await?;
         trail.uploads(body.meter());
         let armed = inject(&opened, credential, head, mem::take(body))?;
-        match send(line, armed).await? {
+        match send(line, armed, opened.grant().lease()).await? {
             Sent::Answer(answer) => break answer,
             Sent::Again(unsent) => *body = unsent,
         }
@@ -104,6 +113,14 @@ async fn relay(
         opened = record::open_again(trail, opened).await?;
     };
     scrub(&shared.surroundings, opened, trail, head, answer)
+}
+
+/// Sees whether the secret behind an answer is revoked while the answer is under way.
+pub fn watcher(answer: &Answer) -> Option<Watcher> {
+    match answer.body().inner() {
+        Either::Left(passed) => Some(passed.watcher()),
+        Either::Right(_) => None,
+    }
 }
 
 /// relay's own answer. What is left of the request's body is read a little further, so that a client that

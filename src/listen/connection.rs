@@ -68,7 +68,7 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
                 }
                 Order::Serve | Order::Close => return Poll::Pending,
                 Order::Cut => {
-                    tracing::debug!("a connection was too slow and was cut");
+                    tracing::debug!("a connection was cut: too slow, or its secret revoked");
                     return Poll::Ready(());
                 }
             }
@@ -98,6 +98,7 @@ async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -
     if refused.is_some() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    pace.depends_on(pipeline::watcher(&response));
     let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
     response.map(|inner| Watched { inner, pace, show })
 }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::DoorLimits;
+use crate::pipeline::Watcher;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub(super) enum Order {
     Serve,
     /// To close behind the answer that it carries.
     Close,
-    /// To end now: it is too slow.
+    /// To end now: it is too slow, or what it carries may not go on.
     Cut,
 }
 
@@ -43,6 +44,8 @@ pub(super) struct Pace {
     /// Since when a write has been waiting for the app.
     stalled: Cell<Option<Instant>>,
     order: Cell<Order>,
+    /// The grant behind the answer that is under way.
+    grant: RefCell<Option<Watcher>>,
     /// The connection's task, to be woken by an order.
     task: RefCell<Option<Waker>>,
 }
@@ -55,6 +58,7 @@ impl Pace {
             since: Cell::new(Instant::now()),
             stalled: Cell::new(None),
             order: Cell::new(Order::Serve),
+            grant: RefCell::new(None),
             task: RefCell::new(None),
         })
     }
@@ -64,8 +68,14 @@ impl Pace {
         self.phase.set(Phase::Busy);
     }
 
+    /// An answer is under way that ends with this grant.
+    pub(super) fn depends_on(&self, grant: Option<Watcher>) {
+        *self.grant.borrow_mut() = grant;
+    }
+
     /// The answer has ended.
     pub(super) fn idle(&self) {
+        self.depends_on(None);
         self.phase.set(Phase::Idle);
         self.since.set(Instant::now());
     }
@@ -76,7 +86,12 @@ impl Pace {
         if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             *task = Some(cx.waker().clone());
         }
-        self.order.get()
+        // hyper does not ask the body of an app that stopped reading, so its cut has to come from here.
+        if self.grant.borrow().as_ref().is_some_and(Watcher::is_revoked) {
+            Order::Cut
+        } else {
+            self.order.get()
+        }
     }
 
     fn give(&self, order: Order) {

@@ -49,6 +49,8 @@ mod pool;
 mod reflection;
 /// Every refusal: its code, its status, its order, and what the operator learns.
 mod refusals;
+/// A secret that is revoked ends what it opened.
+mod revocation;
 /// What comes back carries neither the credential nor a way around relay.
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.
