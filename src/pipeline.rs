@@ -23,7 +23,7 @@ use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
-use crate::stage::inject::inject;
+use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;
 use crate::stage::record::{self, Ledger, Recorded, Trail};
 use crate::stage::route::{Routes, route};
@@ -127,7 +127,8 @@ pub fn watcher(answer: &Answer) -> Option<Watcher> {
 /// is still writing sees the answer instead of a reset.
 fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Outgoing) -> Response<Full<Bytes>> {
     trail.refused(refusal);
-    if !body.is_end_stream() {
+    // An app that waits to be asked for its body has none under way, and reading it would ask.
+    if !body.is_end_stream() && !expects_continue(head) {
         tokio::task::spawn_local(reply::drain(body));
     }
     reply::refuse(refusal, trail.request_id(), &head.headers)

@@ -82,15 +82,23 @@ impl Line {
     }
 
     /// Sends one request and waits for the head of its answer. The URI is in origin form and `Host` is set.
-    /// Interim answers are skipped. Dropping the future closes the connection.
+    /// Interim answers are skipped, but for the 100 that an upload may wait for. Dropping the future closes the connection.
     ///
     /// # Errors
     /// [`SendError`] says what is proven about how far the request went.
-    pub async fn send(mut self, request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
+    pub async fn send(mut self, mut request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
         let Some(mut wire) = self.wire.take() else { return Err(SendError::Unsent(Box::new(request))) };
         let meter = request.body().meter();
         if meter.has_body() {
             wire.belongs_to(&self.customer);
+        }
+        let demand = request.body().demand();
+        if let Some(demand) = demand.clone() {
+            hyper::ext::on_informational(&mut request, move |interim| {
+                if interim.status() == StatusCode::CONTINUE {
+                    demand.asked();
+                }
+            });
         }
         wire.pulse.dispatch(self.reused);
         let started = Instant::now();
@@ -104,7 +112,9 @@ impl Line {
                 Err(SendError::Broken("the vendor switched protocols unasked".to_owned()))
             }
             Some(Ok(head)) => {
-                if !meter.ended() {
+                // A body that the vendor did not ask for stays where it is.
+                let unasked = demand.is_some_and(|demand| demand.answered());
+                if !meter.ended() && !unasked {
                     wire.go_on_alone();
                 }
                 let held = Held { wire, shelf: Rc::clone(&self.shelf), meter };

@@ -37,6 +37,8 @@ mod crates;
 mod dev;
 /// A vendor's address is resolved, vetted and dialled; nothing else is.
 mod egress;
+/// `Expect: 100-continue`: the vendor is asked before the app's body is.
+mod expect;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
 /// A request on its way to the vendor: how it names its secret, where its token stands, what goes on.
