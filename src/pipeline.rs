@@ -19,10 +19,11 @@ use crate::net::pool::Pool;
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
+use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
-use crate::stage::inject::inject;
+use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;
 use crate::stage::record::{self, Ledger, Recorded, Trail};
 use crate::stage::route::{Routes, route};
@@ -31,6 +32,7 @@ use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
 
 pub use crate::net::body::Outgoing;
+pub use crate::stage::authorize::leases::Watcher;
 pub use crate::stage::route::Entrance;
 
 /// What all workers share.
@@ -57,6 +59,8 @@ pub struct Worker {
     pub verdicts: Verdicts,
     /// Connections to vendors.
     pub pool: Pool,
+    /// Grants in use.
+    pub leases: Leases,
     /// Where trails go.
     pub ledger: Rc<Ledger>,
 }
@@ -85,7 +89,12 @@ async fn relay(
     body: &mut Outgoing,
 ) -> Result<Response<Box<Passed>>, Refusal> {
     let shared = &*worker.shared;
-    let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
+    let rules = Rules {
+        routes: &shared.routes,
+        records: &shared.records,
+        in_flight: &shared.in_flight,
+        leases: &worker.leases,
+    };
 
     let matched = route(&shared.routes, entrance, head)?;
     let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
@@ -98,7 +107,7 @@ async fn relay(
         let credential = unseal(&shared.keys, &opened, &line).await?;
         trail.uploads(body.meter());
         let armed = inject(&opened, credential, head, mem::take(body))?;
-        match send(line, armed).await? {
+        match send(line, armed, opened.grant().lease()).await? {
             Sent::Answer(answer) => break answer,
             Sent::Again(unsent) => *body = unsent,
         }
@@ -108,11 +117,20 @@ async fn relay(
     scrub(&shared.surroundings, opened, trail, head, answer)
 }
 
+/// Sees whether the secret behind an answer is revoked while the answer is under way.
+pub fn watcher(answer: &Answer) -> Option<Watcher> {
+    match answer.body().inner() {
+        Either::Left(passed) => Some(passed.watcher()),
+        Either::Right(_) => None,
+    }
+}
+
 /// relay's own answer. What is left of the request's body is read a little further, so that a client that
 /// is still writing sees the answer instead of a reset.
 fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Outgoing) -> Response<Full<Bytes>> {
     trail.refused(refusal);
-    if !body.is_end_stream() {
+    // An app that waits to be asked for its body has none under way, and reading it would ask.
+    if !body.is_end_stream() && !expects_continue(head) {
         tokio::task::spawn_local(reply::drain(body));
     }
     reply::refuse(refusal, trail.request_id(), &head.headers)

@@ -31,6 +31,7 @@ use crate::pipeline::{Shared, Worker};
 use crate::seal::{SealTarget, Sealer};
 use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
+use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
@@ -264,6 +265,7 @@ impl Parts {
             (self.draining.clone(), self.observer.clone(), self.limits.clone());
         move || Station {
             worker: Worker {
+                leases: Leases::new(shared.records.clone()),
                 shared,
                 verdicts: Verdicts::new(VERDICTS),
                 pool: Pool::new(PoolLimits {

@@ -136,7 +136,7 @@ where
                 }
                 Order::Serve | Order::Close => return Poll::Pending,
                 Order::Cut => {
-                    tracing::debug!("a connection was too slow and was cut");
+                    tracing::debug!("a connection was cut: too slow, or its secret revoked");
                     return Poll::Ready(());
                 }
             }
@@ -201,6 +201,9 @@ impl Visitor {
         // request apart.
         if refused.is_some() && !http2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if !http2 {
+            self.pace.depends_on(pipeline::watcher(&response));
         }
         let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
         let pace = http2.then(|| self.pace.clone());

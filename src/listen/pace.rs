@@ -13,6 +13,7 @@ use std::time::Instant;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::DoorLimits;
+use crate::pipeline::Watcher;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub(super) enum Order {
     Serve,
     /// To close behind the answer that it carries.
     Close,
-    /// To end now: it is too slow.
+    /// To end now: it is too slow, or what it carries may not go on.
     Cut,
 }
 
@@ -53,6 +54,8 @@ pub(super) struct Pace {
     /// Since when a write has been waiting for the app.
     stalled: Cell<Option<Instant>>,
     order: Cell<Order>,
+    /// The grant behind the answer that is under way.
+    grant: RefCell<Option<Watcher>>,
     /// The connection's task, to be woken by an order.
     task: RefCell<Option<Waker>>,
 }
@@ -66,6 +69,7 @@ impl Pace {
             under_way: Cell::new(0),
             stalled: Cell::new(None),
             order: Cell::new(Order::Serve),
+            grant: RefCell::new(None),
             task: RefCell::new(None),
         })
     }
@@ -80,6 +84,7 @@ impl Pace {
     fn ended(&self) {
         self.under_way.set(self.under_way.get().saturating_sub(1));
         if self.under_way.get() == 0 {
+            self.depends_on(None);
             self.phase.set(Phase::Idle);
             self.since.set(Instant::now());
         }
@@ -91,13 +96,23 @@ impl Pace {
         self.stalled.set(waits.then(|| self.stalled.get().unwrap_or_else(Instant::now)));
     }
 
+    /// An answer is under way that ends with this grant; of HTTP/2 each stream sees to that itself.
+    pub(super) fn depends_on(&self, grant: Option<Watcher>) {
+        *self.grant.borrow_mut() = grant;
+    }
+
     /// What the connection is told; its task is woken when that changes.
     pub(super) fn order(&self, cx: &Context<'_>) -> Order {
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             *task = Some(cx.waker().clone());
         }
-        self.order.get()
+        // hyper does not ask the body of an app that stopped reading, so its cut has to come from here.
+        if self.grant.borrow().as_ref().is_some_and(Watcher::is_revoked) {
+            Order::Cut
+        } else {
+            self.order.get()
+        }
     }
 
     fn give(&self, order: Order) {

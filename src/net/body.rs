@@ -8,13 +8,14 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
+use super::demand::{Demand, Hold};
 use super::line::Way;
 use super::pool::Shelf;
 
@@ -23,6 +24,7 @@ use super::pool::Shelf;
 pub struct Outgoing {
     source: Source,
     upload: Option<Rc<Upload>>,
+    hold: Option<Box<Hold>>,
 }
 
 #[derive(Default)]
@@ -56,7 +58,7 @@ enum State {
 impl Outgoing {
     /// No body at all.
     pub const fn empty() -> Self {
-        Self { source: Source::Empty, upload: None }
+        Self { source: Source::Empty, upload: None, hold: None }
     }
 
     /// A body that is already here.
@@ -69,6 +71,18 @@ impl Outgoing {
         if incoming.is_end_stream() { Self::empty() } else { Self::metered(Source::Streaming(incoming)) }
     }
 
+    /// Lets the vendor ask for it first: goes out with `Expect: 100-continue`.
+    pub fn on_demand(&mut self) {
+        if self.upload.is_some() {
+            self.hold.get_or_insert_default();
+        }
+    }
+
+    /// What the vendor says to that.
+    pub(super) fn demand(&self) -> Option<Demand> {
+        self.hold.as_ref().map(|hold| hold.demand.clone())
+    }
+
     /// A view on how far it has gone, also after it was sent.
     pub fn meter(&self) -> Meter {
         Meter(self.upload.clone())
@@ -77,7 +91,7 @@ impl Outgoing {
     fn metered(source: Source) -> Self {
         let state = Cell::new(State::Going);
         let upload = Upload { bytes: Cell::new(0), moved: Cell::new(Instant::now()), state };
-        Self { source, upload: Some(Rc::new(upload)) }
+        Self { source, upload: Some(Rc::new(upload)), hold: None }
     }
 
     fn note(&self, bytes: usize, state: State) {
@@ -129,6 +143,11 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(hold) = &mut self.hold {
+            ready!(hold.poll_over(cx));
+            self.hold = None;
+            self.note(0, State::Going);
+        }
         let incoming = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Whole(bytes) => {

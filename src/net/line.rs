@@ -17,6 +17,7 @@ use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::{Held, Meter, Outgoing, VendorBody};
+use super::demand;
 use super::patience::Patience;
 use super::pool::Shelf;
 use super::trunk::{Branch, is_unprocessed};
@@ -105,11 +106,11 @@ impl Line {
     }
 
     /// Sends one request and waits for the head of its answer. The URI is in origin form and `Host` is set.
-    /// Interim answers are skipped. Dropping the future closes the connection.
+    /// Interim answers are skipped, but for the 100 that an upload may wait for. Dropping the future closes the connection.
     ///
     /// # Errors
     /// [`SendError`] says what is proven about how far the request went.
-    pub async fn send(mut self, request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
+    pub async fn send(mut self, mut request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
         let meter = request.body().meter();
         let started = Instant::now();
         let overdue = |line: &Self, patience: &mut Patience, cx: &mut Context<'_>| {
@@ -121,10 +122,13 @@ impl Line {
                 if meter.has_body() {
                     wire.belongs_to(&self.customer);
                 }
+                let demand = demand::listen(&mut request);
                 wire.pulse.dispatch(self.reused);
                 let answered = wire.exchange(request, |patience, cx| overdue(&self, patience, cx)).await;
                 let head = self.head(answered, &meter, || !wire.pulse.answered())?;
-                if !meter.ended() {
+                // A body that the vendor did not ask for stays where it is.
+                let unasked = demand.is_some_and(|demand| demand.answered());
+                if !meter.ended() && !unasked {
                     wire.go_on_alone();
                 }
                 (head, Way::Wire(wire))

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::header::{CONTENT_TYPE, HOST, TE};
+use http::header::{CONTENT_TYPE, EXPECT, HOST, TE};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -156,7 +156,13 @@ fn for_http2(mut request: Request<Outgoing>, upstream: &Upstream) -> Request<Out
     *request.version_mut() = Version::HTTP_2;
     let grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
     let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(grpc);
+    // hyper tells nobody of an interim answer on HTTP/2, so its 100 cannot be waited for.
+    let demand = request.body().demand();
     let headers = request.headers_mut();
+    if let Some(demand) = demand {
+        demand.asked();
+        headers.remove(EXPECT);
+    }
     headers.remove(HOST);
     if is_grpc {
         headers.insert(TE, HeaderValue::from_static("trailers"));

@@ -64,13 +64,17 @@ pub fn inject(
     opened: &Opened,
     credential: Credential,
     head: &Parts,
-    body: Outgoing,
+    mut body: Outgoing,
 ) -> Result<Armed, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
     let mut headers = copied(&head.headers, route, grant.token());
     if body.is_end_stream() && wants_length(head) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if !body.is_end_stream() && expects_continue(head) {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+        body.on_demand();
     }
     let mut rendered = Vec::new();
     for placement in &route.placements {
@@ -92,6 +96,12 @@ fn wants_length(head: &Parts) -> bool {
     matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
         || head.headers.contains_key(header::CONTENT_LENGTH)
         || head.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// Whether the app waits to be asked for its body (RFC 9110 section 10.1.1). The door has refused every other
+/// expectation.
+pub fn expects_continue(head: &Parts) -> bool {
+    head.version >= Version::HTTP_11 && head.headers.contains_key(header::EXPECT)
 }
 
 fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {

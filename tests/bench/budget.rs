@@ -48,6 +48,7 @@ use relay::pipeline::{Entrance, Outgoing, Shared, Worker, serve};
 use relay::seal::{NewSecret, SealTarget, Sealer};
 use relay::secret::Secret;
 use relay::stage::authenticate::{TokenRules, Verdicts};
+use relay::stage::authorize::leases::Leases;
 use relay::stage::authorize::records::Records;
 use relay::stage::limits::InFlight;
 use relay::stage::record::{Budget, Ledger};
@@ -257,6 +258,7 @@ async fn worker(
     };
     let log = audit();
     let worker = Worker {
+        leases: Leases::new(shared.records.clone()),
         shared: Arc::new(shared),
         verdicts: Verdicts::new(10_000),
         pool: Pool::new(PoolLimits {

@@ -39,6 +39,8 @@ mod dev;
 mod doors;
 /// A vendor's address is resolved, vetted and dialled; nothing else is.
 mod egress;
+/// `Expect: 100-continue`: the vendor is asked before the app's body is.
+mod expect;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
 /// HTTP/2 on both sides, gRPC among it.
@@ -53,6 +55,8 @@ mod pool;
 mod reflection;
 /// Every refusal: its code, its status, its order, and what the operator learns.
 mod refusals;
+/// A secret that is revoked ends what it opened.
+mod revocation;
 /// What comes back carries neither the credential nor a way around relay.
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.

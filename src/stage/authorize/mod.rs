@@ -4,6 +4,7 @@
 //! not at all, active, unexpired, of this integration and origin. The result is a [`Grant`]. What must
 //! never enter: plaintext; a difference between an unknown UUID and another customer's.
 
+pub mod leases;
 mod path;
 pub mod records;
 mod shares;
@@ -21,6 +22,7 @@ use crate::stage::authenticate::{Caller, Identity, Token};
 use crate::stage::route::{Matched, Reference, Route, Routes};
 
 use super::limits::{self, InFlight, Permit};
+use leases::{Lease, Leases};
 use records::{LookupError, Record, Records};
 
 /// Fields by which a request may ask a server to treat it as another method.
@@ -34,6 +36,7 @@ pub struct Grant {
     record: Arc<Record>,
     matched: Matched,
     target: Uri,
+    lease: Lease,
     _permit: Permit,
 }
 
@@ -63,6 +66,11 @@ impl Grant {
         &self.target
     }
 
+    /// Whether it still stands.
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// How the app addresses the same place here.
     pub const fn matched(&self) -> &Matched {
         &self.matched
@@ -77,6 +85,8 @@ pub struct Rules<'a> {
     pub records: &'a Records,
     /// Requests under way by customer.
     pub in_flight: &'a InFlight,
+    /// Grants in use on this worker.
+    pub leases: &'a Leases,
 }
 
 /// Decides; the checks stand in the order of refusals of DESIGN section 5.
@@ -98,9 +108,11 @@ pub async fn authorize(
     request_allowed(&route, method, headers, matched.rest())?;
     let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
     let id = which_secret(matched.reference(), &identity)?;
+    let generation = rules.leases.generation();
     let record = find(rules.records, &identity, id, &route).await?;
+    let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
-    Ok(Grant { identity, token, route, record, matched, target, _permit: permit })
+    Ok(Grant { identity, token, route, record, matched, target, lease, _permit: permit })
 }
 
 fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {

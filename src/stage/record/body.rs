@@ -23,6 +23,11 @@ impl<B: Body> Recorded<B> {
         Self { inner, trail }
     }
 
+    /// What is counted.
+    pub const fn inner(&self) -> &B {
+        &self.inner
+    }
+
     /// The request's id.
     pub fn request_id(&self) -> RequestId {
         self.trail.request_id()

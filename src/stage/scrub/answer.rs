@@ -3,6 +3,7 @@
 //! The order on a head is the one that the room's `//!` gives. What must never enter: an edit that is not
 //! listed there.
 
+use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use crate::net::body::{BodyError, VendorBody};
 use crate::refusal::{Code, Refusal};
 use crate::reply;
 use crate::secret::Secret;
+use crate::stage::authorize::leases::{Revoked, Watcher};
 use crate::stage::record::{Opened, Trail};
 use crate::stage::send::Answer;
 
@@ -94,7 +96,7 @@ pub fn scrub(
         reflected,
         trail: trail.clone(),
         on_reflect: route.on_reflect,
-        _opened: opened,
+        opened,
     }));
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
@@ -108,22 +110,65 @@ pub struct Passed {
     trail: Rc<Trail>,
     on_reflect: OnReflect,
     // The customer's place among the requests under way is taken until the answer has ended.
-    _opened: Opened,
+    opened: Opened,
+}
+
+/// Why an answer breaks off. The app's connection must then be cut, not ended cleanly.
+#[derive(Debug)]
+pub enum Broken {
+    /// The vendor's body broke, or held what must not pass.
+    Body(Cut<BodyError>),
+    /// The secret was revoked meanwhile.
+    Revoked(Revoked),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(cause) => cause.fmt(f),
+            Self::Revoked(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl Passed {
+    /// Sees whether the secret is revoked meanwhile.
+    pub fn watcher(&self) -> Watcher {
+        self.opened.grant().lease().watcher()
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if let Some(why) = self.opened.grant().lease().revoked() {
+            self.trail.revoked(why);
+        }
+    }
 }
 
 impl Body for Passed {
     type Data = Bytes;
-    type Error = Cut<BodyError>;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // Asked first: a vendor that never makes anyone wait must end as well.
+        if let Some(why) = self.opened.grant().lease().revoked() {
+            return Poll::Ready(Some(Err(Broken::Revoked(why))));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if polled.is_pending() {
+            // Nothing can have come between: the worker is one thread. This leaves the waker.
+            let _ = self.opened.grant().lease().poll_revoked(context);
+        }
         if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
             tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
         }
-        polled
+        polled.map_err(Broken::Body)
     }
 
     fn is_end_stream(&self) -> bool {

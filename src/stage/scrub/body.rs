@@ -1,10 +1,7 @@
 //! The vendor's body on its way to the app, the credential overwritten as it streams.
 //!
-//! What may be the beginning of a form waits for the next piece, by [`Forms`]' rules, which do not look
-//! at the credential; no timer ever lets it go. Everything else goes on at once: a clean piece is passed
-//! on as the same memory. At most the longest form less one byte is held, plus the piece at hand. A body
-//! that breaks takes what was held with it. What must never enter: a count or a delay that depends on
-//! anything of the credential but its forms' lengths.
+//! [`Passage`] decides what may go; here it is fed by a body, and the trailers go behind it. A body that
+//! breaks takes what was held with it. What must never enter: a way round the passage.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,14 +12,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use zeroize::{Zeroize, Zeroizing};
 
-use super::forms::{Forms, mark};
+use super::forms::Forms;
 use super::head;
+use super::passage::{Blocked, Passage};
 use crate::config::OnReflect;
-
-/// Up to this many bytes are copied behind what was held, to go out as one piece.
-const JOINED: usize = 4096;
 
 /// Whether the credential was seen in an answer. Clones share the one answer.
 #[derive(Debug, Clone, Default)]
@@ -67,17 +61,16 @@ impl<E: std::error::Error + 'static> std::error::Error for Cut<E> {
     }
 }
 
+impl<E> From<Blocked> for Cut<E> {
+    fn from(_: Blocked) -> Self {
+        Self::Reflected
+    }
+}
+
 /// A body without the credential.
 pub struct Scrubbed<B> {
     inner: B,
-    forms: Forms,
-    on_reflect: OnReflect,
-    reflected: Reflected,
-    held: Zeroizing<Vec<u8>>,
-    /// How many of the held bytes belong to a form that began before them.
-    covered: usize,
-    /// How many overwritten bytes went out directly before the held ones.
-    marked: usize,
+    passage: Passage,
     /// A piece that goes out next.
     ready: Option<Bytes>,
     trailers: Option<HeaderMap>,
@@ -87,141 +80,43 @@ pub struct Scrubbed<B> {
 impl<B> Scrubbed<B> {
     /// `inner` without what `forms` finds. `reflected` is set when there was something.
     pub fn new(inner: B, forms: Forms, on_reflect: OnReflect, reflected: Reflected) -> Self {
-        Self {
-            inner,
-            forms,
-            on_reflect,
-            reflected,
-            held: Zeroizing::new(Vec::new()),
-            covered: 0,
-            marked: 0,
-            ready: None,
-            trailers: None,
-            ended: false,
-        }
+        let passage = Passage::new(forms, on_reflect, reflected);
+        Self { inner, passage, ready: None, trailers: None, ended: false }
     }
 
     /// Takes the next piece in, or the end, and says what may go out now.
     fn pass<E>(&mut self, piece: Bytes, end: bool) -> Result<Bytes, Cut<E>> {
-        let wait = if end { 0 } else { self.forms.held_back(&self.held, &piece) };
-        let found = self.holds_form(&piece);
-        if found {
-            self.found()?;
-        }
-        Ok(if found || self.covered > 0 {
-            self.pass_marked(&piece, wait)
-        } else {
-            self.pass_clean(piece, wait)
-        })
-    }
-
-    fn found<E>(&mut self) -> Result<(), Cut<E>> {
-        self.reflected.set();
-        match self.on_reflect {
-            OnReflect::Redact | OnReflect::Alert => Ok(()),
-            OnReflect::Block => Err(self.cut(Cut::Reflected)),
+        match self.passage.pass_apart(piece, end) {
+            Ok((front, rest)) => {
+                self.ready = rest;
+                Ok(front)
+            }
+            Err(blocked) => Err(self.cut(blocked.into())),
         }
     }
 
     fn cut<E>(&mut self, cause: Cut<E>) -> Cut<E> {
         self.ended = true;
-        self.held.zeroize();
+        self.passage.forget();
         self.ready = None;
         self.trailers = None;
         cause
     }
 
-    /// Whether a form stands in what is held followed by `piece`.
-    fn holds_form(&self, piece: &Bytes) -> bool {
-        if self.held.is_empty() {
-            return !self.forms.ranges(piece).is_empty();
-        }
-        let (across, apart) = if piece.len() <= JOINED {
-            (piece.len(), false)
-        } else {
-            (piece.len().min(self.forms.longest()), true)
-        };
-        let seam = joined(&self.held, piece.get(..across).unwrap_or(piece));
-        !self.forms.ranges(&seam).is_empty() || (apart && !self.forms.ranges(piece).is_empty())
-    }
-
-    /// There is nothing to overwrite: what may go is passed on as it is.
-    fn pass_clean(&mut self, mut piece: Bytes, wait: usize) -> Bytes {
-        let goes = (self.held.len() + piece.len()).saturating_sub(wait);
-        if goes > 0 {
-            self.marked = 0;
-        }
-        let Some(of_piece) = goes.checked_sub(self.held.len()) else {
-            let out = Bytes::copy_from_slice(self.held.get(..goes).unwrap_or(&[]));
-            self.held.drain(..goes);
-            self.hold(&piece);
-            return out;
-        };
-        let waits = piece.split_off(of_piece);
-        let front = if self.held.is_empty() {
-            piece
-        } else if piece.len() <= JOINED {
-            Bytes::from([self.held.as_slice(), &piece].concat())
-        } else {
-            let front = Bytes::copy_from_slice(&self.held);
-            self.ready = Some(piece);
-            front
-        };
-        self.held.clear();
-        self.hold(&waits);
-        front
-    }
-
-    /// There is something to overwrite. What is held stays as it came, because a form that overlaps may
-    /// still be completed.
-    fn pass_marked(&mut self, piece: &Bytes, wait: usize) -> Bytes {
-        let mut text = joined(&self.held, piece);
-        let goes = text.len().saturating_sub(wait);
-        self.held.clear();
-        self.hold(text.get(goes..).unwrap_or(&[]));
-        if goes == 0 {
-            return Bytes::new();
-        }
-        let mut ranges = self.forms.ranges(&text);
-        if self.covered > 0 {
-            let met = ranges.iter().take_while(|range| range.start <= self.covered).count();
-            let reach = ranges.drain(..met).fold(self.covered, |reach, range| reach.max(range.end));
-            ranges.insert(0, 0..reach);
-        }
-        mark(&mut text, &ranges, self.marked);
-        let before = std::mem::take(&mut self.marked);
-        self.covered = 0;
-        if let Some(range) = ranges.iter().find(|range| range.start < goes && goes <= range.end) {
-            self.covered = range.end - goes;
-            self.marked = goes - range.start + if range.start == 0 { before } else { 0 };
-        }
-        Bytes::copy_from_slice(text.get(..goes).unwrap_or(&[]))
-    }
-
-    fn hold(&mut self, bytes: &[u8]) {
-        // Room for all that can ever be held: a growing vector would leave its old place unwiped.
-        if self.held.capacity() == 0 && !bytes.is_empty() {
-            self.held.reserve_exact(self.forms.longest());
-        }
-        self.held.extend_from_slice(bytes);
-    }
-
     fn pass_trailers<E>(&mut self, mut trailers: HeaderMap) -> Result<(), Cut<E>> {
         head::strip_trailers(&mut trailers);
-        if head::scrub_head(&mut trailers, &self.forms) {
-            self.found()?;
+        if head::scrub_head(&mut trailers, self.passage.forms())
+            && let Err(blocked) = self.passage.note()
+        {
+            return Err(self.cut(blocked.into()));
         }
         self.trailers = Some(trailers);
         Ok(())
     }
 
     fn waiting(&self) -> u64 {
-        (self.held.len() + self.ready.as_ref().map_or(0, Bytes::len)) as u64
+        (self.passage.waiting() + self.ready.as_ref().map_or(0, Bytes::len)) as u64
     }
-}
-
-fn joined(before: &[u8], after: &[u8]) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new([before, after].concat())
 }
 
 impl<B> Body for Scrubbed<B>

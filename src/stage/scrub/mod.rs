@@ -16,6 +16,7 @@ mod find;
 pub mod forms;
 pub mod head;
 pub mod links;
+pub mod passage;
 mod reference;
 
 use crate::refusal::{Code, Refusal};
