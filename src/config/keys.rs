@@ -106,6 +106,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("timeout", Compound),
             ("cookies", Scalar),
             ("isolate", Scalar),
+            ("rewrite", Compound),
             ("on_reflect", Scalar),
             ("rate", Scalar),
         ],

@@ -94,7 +94,8 @@ fn wants_length(head: &Parts) -> bool {
         || head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
+/// The fields that go on, and relay's own beside them; no credential yet.
+pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
     let named = connection_options(from);
     for (name, value) in from {

@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -25,14 +26,14 @@ use crate::stage::send::Answer;
 use super::body::{Cut, Reflected, Scrubbed};
 use super::forms::Forms;
 use super::links::Address;
-use super::{coding, head as fields, links};
+use super::{coding, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
 pub struct Surroundings {
     /// The address given in configuration, without a slash at its end.
     pub public_url: Option<String>,
     /// relay's own authorities: listeners, and the public URL's.
-    pub own: Vec<String>,
+    pub own: Arc<[String]>,
 }
 
 /// Step 9: the vendor's answer as the app may have it. The body is still streaming.
@@ -66,10 +67,8 @@ pub fn scrub(
         }
     }
     if links::any(&headers) {
-        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
         let address = Address {
-            app_base,
+            app_base: surroundings.app_base(asked),
             prefix: grant.matched().prefix(),
             origin: &route.origin,
             base_path: &route.base_path,
@@ -80,10 +79,15 @@ pub fn scrub(
             tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
         }
     }
+    let inside = (route.rewrite_json && json::applies(&asked.method, head.status, &headers)).then(|| {
+        json::edit_head(&mut headers);
+        inside(surroundings, &opened, asked)
+    });
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
     let reflected = Reflected::default();
     let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
+    let inner = json::Rewritten::new(inner, inside);
     // Boxed: it is handed on through every layer up to the connection.
     let mut response = Response::new(Box::new(Passed {
         inner,
@@ -97,9 +101,28 @@ pub fn scrub(
     Ok(response)
 }
 
+impl Surroundings {
+    /// How the app reached relay with this request, without a slash at its end.
+    fn app_base(&self, asked: &Parts) -> String {
+        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        self.public_url.clone().unwrap_or_else(|| format!("http://{host}"))
+    }
+}
+
+fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
+    let grant = opened.grant();
+    json::Inside {
+        app_base: surroundings.app_base(asked),
+        prefix: grant.matched().prefix(),
+        route: grant.route().clone(),
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
+        own: surroundings.own.clone(),
+    }
+}
+
 /// A scrubbed body that tells the trail when the credential was in it.
 pub struct Passed {
-    inner: Scrubbed<VendorBody>,
+    inner: json::Rewritten<Scrubbed<VendorBody>>,
     reflected: Reflected,
     trail: Rc<Trail>,
     on_reflect: OnReflect,
