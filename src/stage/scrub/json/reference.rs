@@ -93,8 +93,8 @@ fn is_expression(rest: &str) -> bool {
 fn is_harmless(behind: &str, in_path: bool) -> bool {
     let folded = behind.to_ascii_lowercase();
     let odd = ["/.", "%2e", "%2f", "%5c", "%25"];
-    !behind.chars().any(|c| c.is_control() || c == '\\')
-        && !(in_path && odd.iter().any(|odd| folded.contains(odd)))
+    let climbs = in_path && odd.iter().any(|odd| folded.contains(odd));
+    !climbs && !behind.chars().any(|c| c.is_control() || c == '\\')
 }
 
 /// What a string stands for (RFC 8259 section 7), and where in `raw` each byte of it comes from. `None` for a
