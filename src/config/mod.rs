@@ -365,6 +365,8 @@ pub struct Integration {
     pub cookies: bool,
     /// Whether connections are never shared between customers.
     pub isolate_customers: bool,
+    /// Whether URLs of the vendor's in JSON answers are rewritten to relay's (`rewrite = ["json"]`).
+    pub rewrite_json: bool,
     /// What happens when the credential is found in an answer.
     pub on_reflect: OnReflect,
     /// Requests per customer and second, with a burst of as many; `None` is unlimited.

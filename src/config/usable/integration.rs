@@ -64,6 +64,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let http2 = written.switch(table, "http2").is_none_or(|given| given.value);
     let cookies = written.switch(table, "cookies").is_some_and(|given| given.value);
     let isolate = written.choice(table, "isolate", &[("customer", true)], &[]);
+    let rewrite_json = rewrite(written, table);
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
     let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
@@ -86,6 +87,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         timeout,
         cookies,
         isolate_customers: isolate.unwrap_or(false),
+        rewrite_json,
         on_reflect,
         rate: rate.and_then(|rate| u32::try_from(rate).ok()),
     })
@@ -162,6 +164,21 @@ fn rules(written: &mut Written<'_>, table: &Table<'_>, key: &str) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// `rewrite = ["json"]`; whether JSON is among what is named.
+fn rewrite(written: &mut Written<'_>, table: &Table<'_>) -> bool {
+    let Some(given) = written.texts(table, "rewrite") else { return false };
+    let mut json = false;
+    for text in given.value {
+        if text.value == "json" {
+            json = true;
+        } else {
+            let message = format!("{} rewrite knows \"json\" alone", table.shown);
+            written.findings.error(&text.place, message, "write rewrite = [\"json\"]");
+        }
+    }
+    json
 }
 
 fn private_cidrs(written: &mut Written<'_>, table: &Table<'_>) -> Vec<IpNet> {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,19 +23,20 @@ use crate::reply;
 use crate::secret::Secret;
 use crate::stage::authorize::leases::{Revoked, Watcher};
 use crate::stage::record::{Opened, Trail};
+use crate::stage::route::Matched;
 use crate::stage::send::Answer;
 
 use super::body::{Cut, Reflected, Scrubbed};
 use super::forms::Forms;
 use super::links::Address;
-use super::{coding, head as fields, links};
+use super::{coding, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
 pub struct Surroundings {
     /// The address given in configuration, without a slash at its end.
     pub public_url: Option<String>,
     /// relay's own authorities: listeners, and the public URL's.
-    pub own: Vec<String>,
+    pub own: Arc<[String]>,
 }
 
 /// Step 9: the vendor's answer as the app may have it. The body is still streaming.
@@ -68,14 +70,8 @@ pub fn scrub(
         }
     }
     if links::any(&headers) {
-        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let app_base = match &surroundings.public_url {
-            // It is the address of the common listener.
-            Some(url) if grant.matched().is_by_path() => url.clone(),
-            _ => format!("{}://{host}", if grant.matched().is_secure() { "https" } else { "http" }),
-        };
         let address = Address {
-            app_base,
+            app_base: surroundings.app_base(asked, grant.matched()),
             prefix: grant.matched().prefix(),
             origin: &route.origin,
             base_path: &route.base_path,
@@ -86,10 +82,15 @@ pub fn scrub(
             tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
         }
     }
+    let inside = (route.rewrite_json && json::applies(&asked.method, head.status, &headers)).then(|| {
+        json::edit_head(&mut headers);
+        inside(surroundings, &opened, asked)
+    });
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
     let reflected = Reflected::default();
     let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
+    let inner = json::Rewritten::new(inner, inside);
     // Boxed: it is handed on through every layer up to the connection.
     let mut response = Response::new(Box::new(Passed {
         inner,
@@ -103,9 +104,32 @@ pub fn scrub(
     Ok(response)
 }
 
+impl Surroundings {
+    /// How the app reached relay with this request, without a slash at its end.
+    fn app_base(&self, asked: &Parts, matched: &Matched) -> String {
+        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        match &self.public_url {
+            // It is the address of the common listener.
+            Some(url) if matched.is_by_path() => url.clone(),
+            _ => format!("{}://{host}", if matched.is_secure() { "https" } else { "http" }),
+        }
+    }
+}
+
+fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
+    let grant = opened.grant();
+    json::Inside {
+        app_base: surroundings.app_base(asked, grant.matched()),
+        prefix: grant.matched().prefix(),
+        route: grant.route().clone(),
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
+        own: surroundings.own.clone(),
+    }
+}
+
 /// A scrubbed body that tells the trail when the credential was in it.
 pub struct Passed {
-    inner: Scrubbed<VendorBody>,
+    inner: json::Rewritten<Scrubbed<VendorBody>>,
     reflected: Reflected,
     trail: Rc<Trail>,
     on_reflect: OnReflect,

@@ -2,7 +2,7 @@
 //!
 //! [`coding`] refuses what cannot be read, [`head`] drops fields that are not the app's and overwrites
 //! the credential in the others, [`links`] keeps references inside relay, [`body`] does the same to the
-//! stream, by the forms that [`forms`] knows and `find` looks for. Order on a head: `coding`, then
+//! stream, by the forms that [`forms`] knows and `find` looks for, [`json`] keeps a body's references inside. Order on a head: `coding`, then
 //! [`head::strip`], then [`head::scrub_head`], then [`links::rewrite`]: a reference that held the
 //! credential then has spaces in it, and inside the integration it is dropped, not followed.
 //!
@@ -15,6 +15,7 @@ pub mod coding;
 mod find;
 pub mod forms;
 pub mod head;
+pub mod json;
 pub mod links;
 pub mod passage;
 mod reference;
