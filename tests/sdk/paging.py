@@ -38,8 +38,8 @@ class Vendor(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, certificate: ssl.SSLContext) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+    def __init__(self, certificate: ssl.SSLContext, answers: type | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), answers or Answers)
         self.certificate, self.seen = certificate, []
         self.origin = f"https://localhost:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
