@@ -299,6 +299,8 @@ pub struct Integration {
     pub timeout: Timeouts,
     /// Whether `Set-Cookie` passes to the app.
     pub cookies: bool,
+    /// Whether a request may become a WebSocket.
+    pub websocket: bool,
     /// Whether connections are never shared between customers.
     pub isolate_customers: bool,
     /// What happens when the credential is found in an answer.

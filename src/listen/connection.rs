@@ -1,9 +1,10 @@
-//! One HTTP/1.1 connection from an app.
+//! One HTTP/1.1 connection from an app, and the WebSocket that it may become.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -22,7 +23,7 @@ use super::admit::admit;
 use super::pace::{Order, Pace, Paced};
 use super::station::Station;
 use super::{Observer, Seen};
-use crate::pipeline::{self, Answer, Outgoing};
+use crate::pipeline::{self, Answer, Outgoing, Tunnel};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
@@ -38,46 +39,70 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
     let io = Paced::new(TokioIo::new(stream), pace.clone());
     let paced = pace.clone();
     let buffer = station.limits.head_bytes + PAST_HEAD;
+    let switched = Rc::new(Cell::new(None));
+    let switches = switched.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (station, pace) = (station.clone(), paced.clone());
+        let (station, pace, switches) = (station.clone(), paced.clone(), switches.clone());
         async move {
             pace.busy();
-            Ok::<_, Infallible>(answer(&station, request.map(Outgoing::streaming), pace).await)
+            let (answer, tunnel) = answer(&station, request.map(Outgoing::streaming), pace).await;
+            switches.set(tunnel);
+            Ok::<_, Infallible>(answer)
         }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .max_buf_size(buffer)
         .max_headers(MOST_FIELDS)
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)
         .serve_connection(io, service);
-    let mut connection = pin!(connection);
     let mut told = false;
-    poll_fn(|cx| {
+    let in_order = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                if let Err(error) = ended {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                if let Err(error) = &ended {
                     tracing::debug!(%error, "a connection ended in an error");
                 }
-                return Poll::Ready(());
+                return Poll::Ready(ended.is_ok());
             }
             match pace.order(cx) {
                 Order::Close if !told => {
                     told = true;
-                    connection.as_mut().graceful_shutdown();
+                    Pin::new(&mut connection).graceful_shutdown();
                 }
                 Order::Serve | Order::Close => return Poll::Pending,
                 Order::Cut => {
                     tracing::debug!("a connection was cut: too slow, or its secret revoked");
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
             }
         }
     })
     .await;
+    if let Some(tunnel) = switched.take().filter(|_| in_order) {
+        let parts = connection.into_parts();
+        carry(tunnel, parts.io, &parts.read_buf, &pace).await;
+    }
 }
 
-async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -> Response<Watched> {
+/// The 101 has gone out: from here on the connection is a WebSocket. Whatever stands between the socket and
+/// hyper and judges HTTP's framing must let everything through from here on.
+async fn carry(mut tunnel: Tunnel, io: Paced<TokioIo<TcpStream>>, early: &[u8], pace: &Pace) {
+    pace.busy();
+    tunnel.begin_with(early);
+    let mut app = TokioIo::new(io);
+    poll_fn(|cx| match pace.order(cx) {
+        Order::Cut => Poll::Ready(()),
+        order => tunnel.poll(cx, &mut app, order == Order::Close),
+    })
+    .await;
+}
+
+async fn answer(
+    station: &Station,
+    request: Request<Outgoing>,
+    pace: Rc<Pace>,
+) -> (Response<Watched>, Option<Tunnel>) {
     let shown = station
         .observer
         .as_ref()
@@ -98,9 +123,10 @@ async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -
     if refused.is_some() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    let tunnel = pipeline::tunnel(&mut response);
     pace.depends_on(pipeline::watcher(&response));
     let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
-    response.map(|inner| Watched { inner, pace, show })
+    (response.map(|inner| Watched { inner, pace, show }), tunnel)
 }
 
 /// The answer's body, telling the connection's pace when it has ended.

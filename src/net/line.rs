@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
+use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
@@ -92,6 +93,7 @@ impl Line {
         if meter.has_body() {
             wire.belongs_to(&self.customer);
         }
+        let asked = wire.is_apart() && request.headers().contains_key(UPGRADE);
         let demand = request.body().demand();
         if let Some(demand) = demand.clone() {
             hyper::ext::on_informational(&mut request, move |interim| {
@@ -109,7 +111,10 @@ impl Line {
             None => Err(self.stalled(&meter)),
             Some(Err(failure)) => Err(self.failed(failure, &wire, &meter)),
             Some(Ok(head)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(SendError::Broken("the vendor switched protocols unasked".to_owned()))
+                match wire.channel(self.upstream.idle).filter(|_| asked) {
+                    Some(channel) => Ok(head.map(|incoming| VendorBody::switched(incoming, channel))),
+                    None => Err(SendError::Broken("the vendor switched protocols unasked".to_owned())),
+                }
             }
             Some(Ok(head)) => {
                 // A body that the vendor did not ask for stays where it is.

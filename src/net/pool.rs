@@ -58,6 +58,20 @@ impl Pool {
         Ok(Line::new(wire, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), reused))
     }
 
+    /// A newly dialled HTTP/1.1 connection that is kept for nobody else: it may switch protocols.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when it could not be had.
+    pub async fn line_apart(
+        &self,
+        upstream: &Arc<Upstream>,
+        customer: &Customer,
+    ) -> Result<Line, ConnectError> {
+        let mut wire = Box::pin(self.connect(upstream, customer)).await?;
+        wire.keep_apart();
+        Ok(Line::new(wire, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), false))
+    }
+
     /// Connections that stand idle now.
     pub fn idle(&self) -> usize {
         self.0.idle.borrow().values().map(VecDeque::len).sum()
@@ -111,7 +125,7 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
-        if !wire.is_drivable() {
+        if !wire.is_drivable() || wire.is_apart() {
             return;
         }
         let mut shelf = self.idle.borrow_mut();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::config::OnReflect;
@@ -27,7 +27,8 @@ use crate::stage::send::Answer;
 use super::body::{Cut, Reflected, Scrubbed};
 use super::forms::Forms;
 use super::links::Address;
-use super::{coding, head as fields, links};
+use super::passage::Passage;
+use super::{coding, handshake, head as fields, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
 pub struct Surroundings {
@@ -53,7 +54,11 @@ pub fn scrub(
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
-    let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+    let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let bodiless = switches || asked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+    if switches {
+        handshake::check(&asked.headers, &headers)?;
+    }
     if !bodiless {
         coding::identity_only(&headers)?;
         coding::whole_only(head.status, &headers)?;
@@ -81,6 +86,9 @@ pub fn scrub(
         for dropped in links::rewrite(&mut headers, head.status, &address)? {
             tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
         }
+    }
+    if switches {
+        handshake::complete(&mut headers);
     }
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
@@ -130,6 +138,32 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Passed {
+    /// The vendor's body.
+    pub(super) fn body(&mut self) -> &mut VendorBody {
+        self.inner.parts().0
+    }
+
+    /// What scrubs it.
+    pub(super) fn passage(&mut self) -> &mut Passage {
+        self.inner.parts().1
+    }
+
+    pub(super) const fn trail(&self) -> &Rc<Trail> {
+        &self.trail
+    }
+
+    /// Ready once the secret is revoked.
+    pub(super) fn poll_revoked(&self, cx: &Context<'_>) -> Poll<Revoked> {
+        self.opened.grant().lease().poll_revoked(cx)
+    }
+
+    /// Tells the trail if the credential was found.
+    pub(super) fn tell(&self) {
+        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
+            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
+        }
+    }
+
     /// Sees whether the secret is revoked meanwhile.
     pub fn watcher(&self) -> Watcher {
         self.opened.grant().lease().watcher()
@@ -161,9 +195,7 @@ impl Body for Passed {
             // Nothing can have come between: the worker is one thread. This leaves the waker.
             let _ = self.opened.grant().lease().poll_revoked(context);
         }
-        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
-            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
-        }
+        self.tell();
         polled.map_err(Broken::Body)
     }
 
