@@ -34,6 +34,7 @@ use crate::stage::unseal::unseal;
 
 pub use crate::net::body::Outgoing;
 pub use crate::stage::authorize::leases::Watcher;
+pub use crate::stage::route::Entrance;
 pub use crate::stage::scrub::Tunnel;
 
 /// What all workers share.
@@ -72,10 +73,10 @@ pub type Answer = Response<AnswerBody>;
 /// Its body: streaming, counted, closing the trail.
 pub type AnswerBody = Recorded<Either<Box<Passed>, Full<Bytes>>>;
 
-/// Serves one request.
-pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
+/// Serves one request that came in by `entrance`.
+pub async fn serve(worker: &Worker, entrance: &Entrance, head: Parts, mut body: Outgoing) -> Answer {
     let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
-    let answer = match relay(worker, &trail, &head, &mut body).await {
+    let answer = match relay(worker, entrance, &trail, &head, &mut body).await {
         Ok(response) => response.map(Either::Left),
         Err(refusal) => refuse(&refusal, &trail, &head, body).map(Either::Right),
     };
@@ -84,6 +85,7 @@ pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
 
 async fn relay(
     worker: &Worker,
+    entrance: &Entrance,
     trail: &Rc<Trail>,
     head: &Parts,
     body: &mut Outgoing,
@@ -96,7 +98,7 @@ async fn relay(
         leases: &worker.leases,
     };
 
-    let matched = route(&shared.routes, head)?;
+    let matched = route(&shared.routes, entrance, head)?;
     let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, head).await?;

@@ -22,8 +22,17 @@ enum Phase {
     Idle,
     /// A head has begun.
     Head,
-    /// A request is under way.
+    /// At least one request is under way.
     Busy,
+}
+
+/// One request under way on a connection.
+pub(super) struct UnderWay(Rc<Pace>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
 }
 
 /// What a connection is told to do.
@@ -41,6 +50,7 @@ pub(super) enum Order {
 pub(super) struct Pace {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    under_way: Cell<usize>,
     /// Since when a write has been waiting for the app.
     stalled: Cell<Option<Instant>>,
     order: Cell<Order>,
@@ -56,6 +66,7 @@ impl Pace {
         Rc::new(Self {
             phase: Cell::new(Phase::Head),
             since: Cell::new(Instant::now()),
+            under_way: Cell::new(0),
             stalled: Cell::new(None),
             order: Cell::new(Order::Serve),
             grant: RefCell::new(None),
@@ -63,21 +74,31 @@ impl Pace {
         })
     }
 
-    /// A whole head has been read.
-    pub(super) fn busy(&self) {
+    /// A whole head has been read; the request is under way until the answer has ended.
+    pub(super) fn busy(self: &Rc<Self>) -> UnderWay {
         self.phase.set(Phase::Busy);
+        self.under_way.set(self.under_way.get() + 1);
+        UnderWay(self.clone())
     }
 
-    /// An answer is under way that ends with this grant.
+    fn ended(&self) {
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+        if self.under_way.get() == 0 {
+            self.depends_on(None);
+            self.phase.set(Phase::Idle);
+            self.since.set(Instant::now());
+        }
+    }
+
+    /// An answer's piece waits for the app, or no longer does, where that shows in no write: on HTTP/2 a
+    /// stream that is not read on stands still while the connection does not.
+    pub(super) fn waits_for_app(&self, waits: bool) {
+        self.stalled.set(waits.then(|| self.stalled.get().unwrap_or_else(Instant::now)));
+    }
+
+    /// An answer is under way that ends with this grant; of HTTP/2 each stream sees to that itself.
     pub(super) fn depends_on(&self, grant: Option<Watcher>) {
         *self.grant.borrow_mut() = grant;
-    }
-
-    /// The answer has ended.
-    pub(super) fn idle(&self) {
-        self.depends_on(None);
-        self.phase.set(Phase::Idle);
-        self.since.set(Instant::now());
     }
 
     /// What the connection is told; its task is woken when that changes.

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::demand::{Demand, Hold};
+use super::line::Way;
 use super::pool::Shelf;
-use super::wire::Wire;
 
 /// A request's body on its way to the vendor.
 #[derive(Default)]
@@ -244,7 +244,7 @@ pub struct VendorBody {
 
 /// What the body returns, or closes.
 pub(super) struct Held {
-    pub(super) wire: Box<Wire>,
+    pub(super) way: Way,
     pub(super) shelf: Rc<Shelf>,
     pub(super) meter: Meter,
 }
@@ -275,15 +275,16 @@ impl VendorBody {
     fn finish(&mut self) {
         if let Some(held) = self.held.take()
             && held.meter.ended()
+            && let Way::Wire(wire) = held.way
         {
-            held.shelf.put(held.wire);
+            held.shelf.put(wire);
         }
     }
 
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let Some(held) = &mut self.held else { return Poll::Pending };
-        if held.wire.patience.poll_until(cx, since + self.idle).is_pending() {
+        if held.way.patience().poll_until(cx, since + self.idle).is_pending() {
             return Poll::Pending;
         }
         self.held = None;
@@ -305,8 +306,10 @@ impl Body for VendorBody {
         }
         let incoming = &mut body.incoming;
         let polled = match &mut body.held {
-            Some(held) => held.wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
-            None => Pin::new(incoming).poll_frame(cx),
+            Some(Held { way: Way::Wire(wire), .. }) => {
+                wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
+            }
+            Some(_) | None => Pin::new(incoming).poll_frame(cx),
         };
         match polled {
             Poll::Pending => body.wait(cx),

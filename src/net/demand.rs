@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::{Request, StatusCode};
 use tokio::time::Instant;
 
+use super::body::Outgoing;
 use super::patience::Patience;
 
 /// How long a vendor is waited for: many never send a 100 and just read on.
@@ -35,6 +37,18 @@ impl Demand {
     pub(super) fn answered(&self) -> bool {
         self.0.compare_exchange(WAITED, NEVER, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
+}
+
+/// Has the vendor's 100 to this request noted, if its body waits for one.
+pub(super) fn listen(request: &mut Request<Outgoing>) -> Option<Demand> {
+    let demand = request.body().demand()?;
+    let told = demand.clone();
+    hyper::ext::on_informational(request, move |interim| {
+        if interim.status() == StatusCode::CONTINUE {
+            told.asked();
+        }
+    });
+    Some(demand)
 }
 
 /// Holds a body back.

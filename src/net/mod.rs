@@ -16,6 +16,7 @@ pub mod pool;
 pub mod resolve;
 mod tap;
 pub mod tls;
+mod trunk;
 pub mod upstream;
 pub mod vet;
 mod wire;

@@ -108,7 +108,8 @@ pub fn expects_continue(head: &Parts) -> bool {
     head.version >= Version::HTTP_11 && head.headers.contains_key(header::EXPECT)
 }
 
-fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
+/// The fields that go on, and relay's own beside them; no credential yet.
+pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
     let named = connection_options(from);
     for (name, value) in from {

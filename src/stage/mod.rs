@@ -10,6 +10,8 @@ pub mod authorize;
 pub mod connect;
 pub mod inject;
 pub mod limits;
+#[doc(hidden)]
+pub mod probe;
 pub mod record;
 pub mod route;
 pub mod scrub;

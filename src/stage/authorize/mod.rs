@@ -119,6 +119,12 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit })
 }
 
+/// The last word on a path alone, without rules and records: for `probe`.
+pub(super) fn checked_target(route: &Route, matched: &Matched, token: &Token) -> Result<Uri, Refusal> {
+    path::check(matched.rest(), matched.query(), token)?;
+    target(route, matched)
+}
+
 fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {
     let Some(scopes) = &identity.scopes else { return Ok(()) };
     let allows = |scope: &String| {

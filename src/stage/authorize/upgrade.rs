@@ -27,7 +27,10 @@ pub(super) fn wanted(websocket: bool, asked: &Parts) -> Result<bool, Refusal> {
     let only =
         one(headers, &UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !only {
-        return Err(Refusal::new(Code::RequestDenied, "relay upgrades to no protocol but WebSocket."));
+        return Err(Refusal::new(
+            Code::RequestDenied,
+            "relay upgrades to no protocol but WebSocket; tell an HTTP client that asks for h2c by itself, as Java's does, to use HTTP/1.1.",
+        ));
     }
     if !websocket {
         return Err(Refusal::new(

@@ -6,36 +6,39 @@
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::config::OnReflect;
 use crate::net::body::{BodyError, VendorBody};
+use crate::net::channel::Channel;
 use crate::refusal::{Code, Refusal};
 use crate::reply;
 use crate::secret::Secret;
 use crate::stage::authorize::leases::{Revoked, Watcher};
 use crate::stage::record::{Opened, Trail};
+use crate::stage::route::Matched;
 use crate::stage::send::Answer;
 
 use super::body::{Cut, Reflected, Scrubbed};
 use super::forms::Forms;
 use super::links::Address;
 use super::passage::Passage;
-use super::{coding, handshake, head as fields, links};
+use super::{coding, handshake, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
 pub struct Surroundings {
     /// The address given in configuration, without a slash at its end.
     pub public_url: Option<String>,
     /// relay's own authorities: listeners, and the public URL's.
-    pub own: Vec<String>,
+    pub own: Arc<[String]>,
 }
 
 /// Step 9: the vendor's answer as the app may have it. The body is still streaming.
@@ -51,14 +54,11 @@ pub fn scrub(
 ) -> Result<Response<Box<Passed>>, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
-    let (head, body) = answer.response.into_parts();
+    let (head, mut body) = answer.response.into_parts();
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
-    let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    let bodiless = switches || asked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
-    if switches {
-        handshake::check(&asked.headers, &headers)?;
-    }
+    let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 101 | 204 | 304);
+    let switches = handshake::is_one(head.status, &asked.headers, &headers)?;
     if !bodiless {
         coding::identity_only(&headers)?;
         coding::whole_only(head.status, &headers)?;
@@ -73,10 +73,8 @@ pub fn scrub(
         }
     }
     if links::any(&headers) {
-        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
         let address = Address {
-            app_base,
+            app_base: surroundings.app_base(asked, grant.matched()),
             prefix: grant.matched().prefix(),
             origin: &route.origin,
             base_path: &route.base_path,
@@ -90,16 +88,23 @@ pub fn scrub(
     if switches {
         handshake::complete(&mut headers);
     }
+    let inside = (route.rewrite_json && json::applies(&asked.method, head.status, &headers)).then(|| {
+        json::edit_head(&mut headers);
+        inside(surroundings, &opened, asked)
+    });
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
     let reflected = Reflected::default();
+    let (socket, forms) = Socket::of(&mut body, forms, route.on_reflect, &reflected);
     let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
+    let inner = json::Rewritten::new(inner, inside);
     // Boxed: it is handed on through every layer up to the connection.
     let mut response = Response::new(Box::new(Passed {
         inner,
         reflected,
         trail: trail.clone(),
         on_reflect: route.on_reflect,
+        socket,
         opened,
     }));
     *response.status_mut() = head.status;
@@ -107,12 +112,57 @@ pub fn scrub(
     Ok(response)
 }
 
+impl Surroundings {
+    /// How the app reached relay with this request, without a slash at its end.
+    fn app_base(&self, asked: &Parts, matched: &Matched) -> String {
+        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        match &self.public_url {
+            // It is the address of the common listener.
+            Some(url) if matched.is_by_path() => url.clone(),
+            _ => format!("{}://{host}", if matched.is_secure() { "https" } else { "http" }),
+        }
+    }
+}
+
+fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
+    let grant = opened.grant();
+    json::Inside {
+        app_base: surroundings.app_base(asked, grant.matched()),
+        prefix: grant.matched().prefix(),
+        route: grant.route().clone(),
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
+        own: surroundings.own.clone(),
+    }
+}
+
+/// A vendor's side of a WebSocket, and what scrubs its messages.
+pub(super) struct Socket {
+    pub(super) channel: Box<Channel>,
+    pub(super) passage: Passage,
+}
+
+impl Socket {
+    /// An answer that switched protocols has one, and for its body, which has no bytes, there is nothing to
+    /// look for.
+    fn of(
+        body: &mut VendorBody,
+        forms: Forms,
+        on_reflect: OnReflect,
+        reflected: &Reflected,
+    ) -> (Option<Self>, Forms) {
+        let Some(channel) = body.take_channel() else { return (None, forms) };
+        let passage = Passage::new(forms, on_reflect, reflected.clone());
+        (Some(Self { channel, passage }), Forms::of([], []))
+    }
+}
+
 /// A scrubbed body that tells the trail when the credential was in it.
 pub struct Passed {
-    inner: Scrubbed<VendorBody>,
+    inner: json::Rewritten<Scrubbed<VendorBody>>,
     reflected: Reflected,
     trail: Rc<Trail>,
     on_reflect: OnReflect,
+    socket: Option<Socket>,
     // The customer's place among the requests under way is taken until the answer has ended.
     opened: Opened,
 }
@@ -138,14 +188,9 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Passed {
-    /// The vendor's body.
-    pub(super) fn body(&mut self) -> &mut VendorBody {
-        self.inner.parts().0
-    }
-
-    /// What scrubs it.
-    pub(super) fn passage(&mut self) -> &mut Passage {
-        self.inner.parts().1
+    /// What stands in the body's place where the answer switched protocols, once.
+    pub(super) fn take_socket(&mut self) -> Option<Socket> {
+        self.socket.take()
     }
 
     pub(super) const fn trail(&self) -> &Rc<Trail> {

@@ -84,11 +84,6 @@ impl<B> Scrubbed<B> {
         Self { inner, passage, ready: None, trailers: None, ended: false }
     }
 
-    /// What is scrubbed, and by what.
-    pub(super) fn parts(&mut self) -> (&mut B, &mut Passage) {
-        (&mut self.inner, &mut self.passage)
-    }
-
     /// Takes the next piece in, or the end, and says what may go out now.
     fn pass<E>(&mut self, piece: Bytes, end: bool) -> Result<Bytes, Cut<E>> {
         match self.passage.pass_apart(piece, end) {

@@ -9,19 +9,22 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::refusal::{Code, Refusal};
 
 /// RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Checks what the vendor says to the handshake that the app `asked` for. To be asked before hop-by-hop fields
-/// go.
+/// Whether this is an answer that switches protocols, to the handshake that the app `asked` for. To be asked
+/// before hop-by-hop fields go.
 ///
 /// # Errors
-/// `vendor_broken`.
-pub(super) fn check(asked: &HeaderMap, answered: &HeaderMap) -> Result<(), Refusal> {
+/// `vendor_broken` for one that switches to anything else.
+pub(super) fn is_one(status: StatusCode, asked: &HeaderMap, answered: &HeaderMap) -> Result<bool, Refusal> {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(false);
+    }
     let broken = |why: &str| Err(Refusal::from(Code::VendorBroken).because(why.to_owned()));
     let upgrade = answered.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !upgrade || answered.get_all(UPGRADE).iter().count() > 1 {
@@ -34,7 +37,7 @@ pub(super) fn check(asked: &HeaderMap, answered: &HeaderMap) -> Result<(), Refus
     if answered.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
         return broken("the vendor chose a WebSocket extension although none was offered");
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Puts back what is hop-by-hop, as relay's own, into a head that was stripped and scrubbed.

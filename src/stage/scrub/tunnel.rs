@@ -14,7 +14,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::answer::Passed;
+use super::answer::{Passed, Socket};
+use super::passage::Passage;
 use super::websocket::{Fault, Frames, close};
 use crate::net::body::Meter;
 use crate::net::channel::Channel;
@@ -34,6 +35,7 @@ pub struct Tunnel {
     // Holds the grant, its place among the requests under way, and the trail.
     passed: Box<Passed>,
     channel: Box<Channel>,
+    passage: Passage,
     frames: Frames,
     up: BytesMut,
     up_unsent: bool,
@@ -56,12 +58,13 @@ struct Ending {
 impl Tunnel {
     /// Takes over an answer that switched protocols; `None` for every other.
     pub fn of(mut passed: Box<Passed>) -> Option<Self> {
-        let channel = passed.body().take_channel()?;
+        let Socket { channel, passage } = passed.take_socket()?;
         let sent = Meter::counting();
         passed.trail().uploads(sent.clone());
         Some(Self {
             passed,
             channel,
+            passage,
             frames: Frames::new(),
             up: BytesMut::new(),
             up_unsent: false,
@@ -179,7 +182,7 @@ impl Tunnel {
     }
 
     fn take(&mut self, came: Bytes) {
-        let passed = self.frames.pass(self.passed.passage(), came, &mut self.down);
+        let passed = self.frames.pass(&mut self.passage, came, &mut self.down);
         self.passed.tell();
         match passed {
             Ok(()) => {}
