@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
 
@@ -28,12 +28,14 @@ use crate::stage::limits::InFlight;
 use crate::stage::record::{self, Ledger, Recorded, Trail};
 use crate::stage::route::{Routes, route};
 use crate::stage::scrub::{Passed, Surroundings, scrub};
+
 use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
 
 pub use crate::net::body::Outgoing;
 pub use crate::stage::authorize::leases::Watcher;
 pub use crate::stage::route::Entrance;
+pub use crate::stage::scrub::Tunnel;
 
 /// What all workers share.
 pub struct Shared {
@@ -99,7 +101,7 @@ async fn relay(
     let matched = route(&shared.routes, entrance, head)?;
     let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
     trail.authenticated(&caller);
-    let grant = authorize(&rules, caller, &head.method, &head.headers).await?;
+    let grant = authorize(&rules, caller, head).await?;
     let mut opened = record::open(trail, grant).await?;
     let mut again = false;
     let answer = loop {
@@ -115,6 +117,17 @@ async fn relay(
         opened = record::open_again(trail, opened).await?;
     };
     scrub(&shared.surroundings, opened, trail, head, answer)
+}
+
+/// What is behind an answer that switches protocols: it lives on once the answer's head has gone out.
+pub fn tunnel(answer: &mut Answer) -> Option<Tunnel> {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return None;
+    }
+    match answer.body_mut().hand_over(Either::Right(Full::default())) {
+        Either::Left(passed) => Tunnel::of(passed),
+        Either::Right(_) => None,
+    }
 }
 
 /// Sees whether the secret behind an answer is revoked while the answer is under way.

@@ -106,6 +106,7 @@ fn route(
         deny: integration.deny.clone(),
         upstream: Arc::new(upstream),
         cookies: integration.cookies,
+        websocket: integration.websocket,
         rewrite_json: integration.rewrite_json,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),

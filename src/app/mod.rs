@@ -47,6 +47,8 @@ const VERDICTS: usize = 10_000;
 const APP_IDLE: Duration = Duration::from_secs(75);
 /// How long an answer may wait for the app to read on.
 const APP_STALLED: Duration = Duration::from_secs(300);
+/// How long open WebSockets have for their goodbyes once the grace is over.
+const GOODBYES: Duration = Duration::from_millis(250);
 /// How long workers may take to end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -188,6 +190,8 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.draining.enter(Phase::Closing);
+        // What has no end of its own is still open: a WebSocket is told that relay goes away.
+        let until = until.max(Instant::now() + GOODBYES);
         while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -114,6 +114,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("plaintext_danger", Scalar),
             ("timeout", Compound),
             ("cookies", Scalar),
+            ("websocket", Scalar),
             ("isolate", Scalar),
             ("rewrite", Compound),
             ("on_reflect", Scalar),

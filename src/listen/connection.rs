@@ -1,7 +1,9 @@
-//! One connection from an app: TLS where the door speaks it, then HTTP/1.1 or HTTP/2.
+//! One connection from an app: TLS where the door speaks it, then HTTP/1.1 or HTTP/2, or the WebSocket that an
+//! HTTP/1.1 connection may become.
 //!
 //! What must never enter: a decision about a request beyond its framing.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
@@ -31,7 +33,7 @@ use super::pace::{Order, Pace, Paced, UnderWay};
 use super::station::Station;
 use super::stream::{Raw, Stream};
 use super::{Observer, Seen};
-use crate::pipeline::{self, Answer, Entrance, Outgoing};
+use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
@@ -68,7 +70,7 @@ pub(super) async fn serve(station: Rc<Station>, arrival: Arrival, pace: Rc<Pace>
         Ok(Err(error)) => return tracing::debug!(%error, "a connection did not begin"),
         Err(_) => return tracing::debug!("a connection was too slow to begin"),
     };
-    let visitor = Visitor { station, entrance, pace: pace.clone() };
+    let visitor = Visitor { station, entrance, pace: pace.clone(), switched: Rc::default() };
     if http2 {
         serve_http2(visitor, stream, &pace).await;
     } else {
@@ -92,13 +94,33 @@ async fn begin(raw: Raw, tls: Option<Arc<ServerConfig>>) -> io::Result<(Stream, 
 async fn serve_http1(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
     let io = Paced::new(TokioIo::new(stream), pace.clone());
     let buffer = visitor.station.limits.head_bytes + PAST_HEAD;
-    let connection = http1::Builder::new()
+    let switched = visitor.switched.clone();
+    let mut connection = http1::Builder::new()
         .max_buf_size(buffer)
         .max_headers(MOST_FIELDS)
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)
         .serve_connection(io, service_fn(move |request| visitor.clone().answer(request)));
-    drive(connection, |connection| connection.graceful_shutdown(), pace).await;
+    let close = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
+    if drive(Pin::new(&mut connection), close, pace).await
+        && let Some(tunnel) = switched.take()
+    {
+        let parts = connection.into_parts();
+        carry(tunnel, parts.io, &parts.read_buf, pace).await;
+    }
+}
+
+/// The 101 has gone out: from here on the connection is a WebSocket. Whatever stands between the socket and
+/// hyper and judges HTTP's framing must let everything through from here on.
+async fn carry(mut tunnel: Tunnel, io: Paced<TokioIo<Stream>>, early: &[u8], pace: &Rc<Pace>) {
+    let _under_way = pace.busy();
+    tunnel.begin_with(early);
+    let mut app = TokioIo::new(io);
+    poll_fn(|cx| match pace.order(cx) {
+        Order::Cut => Poll::Ready(()),
+        order => tunnel.poll(cx, &mut app, order == Order::Close),
+    })
+    .await;
 }
 
 async fn serve_http2(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
@@ -111,23 +133,22 @@ async fn serve_http2(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .serve_connection(io, service_fn(move |request| visitor.clone().answer(with_host(request))));
-    drive(connection, |connection| connection.graceful_shutdown(), pace).await;
+    drive(pin!(connection), |connection| connection.graceful_shutdown(), pace).await;
 }
 
-/// Drives a connection until it ends, closing or cutting it as its pace is told.
-async fn drive<C>(connection: C, close: impl Fn(Pin<&mut C>), pace: &Pace)
+/// Drives a connection until it ends, closing or cutting it as its pace is told. Says whether it ended in order.
+async fn drive<C>(mut connection: Pin<&mut C>, close: impl Fn(Pin<&mut C>), pace: &Pace) -> bool
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let mut connection = pin!(connection);
     let mut told = false;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                if let Err(error) = ended {
+                if let Err(error) = &ended {
                     tracing::debug!(%error, "a connection ended in an error");
                 }
-                return Poll::Ready(());
+                return Poll::Ready(ended.is_ok());
             }
             match pace.order(cx) {
                 Order::Close if !told => {
@@ -137,12 +158,12 @@ where
                 Order::Serve | Order::Close => return Poll::Pending,
                 Order::Cut => {
                     tracing::debug!("a connection was cut: too slow, or its secret revoked");
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
             }
         }
     })
-    .await;
+    .await
 }
 
 /// HTTP/2 names the host in `:authority`, and `Host` may be absent (RFC 9113 section 8.3.1). Where both
@@ -173,6 +194,8 @@ struct Visitor {
     station: Rc<Station>,
     entrance: Arc<Entrance>,
     pace: Rc<Pace>,
+    /// What takes the place of HTTP/1.1 when an answer switches protocols.
+    switched: Rc<Cell<Option<Tunnel>>>,
 }
 
 impl Visitor {
@@ -203,6 +226,7 @@ impl Visitor {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if !http2 {
+            self.switched.set(pipeline::tunnel(&mut response));
             self.pace.depends_on(pipeline::watcher(&response));
         }
         let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
+use super::channel::Channel;
 use super::demand::{Demand, Hold};
 use super::line::Way;
 use super::pool::Shelf;
@@ -104,6 +105,18 @@ impl Outgoing {
 }
 
 impl Meter {
+    /// Counts what is no request's body.
+    pub fn counting() -> Self {
+        Outgoing::metered(Source::Empty).meter()
+    }
+
+    /// So many bytes more have gone.
+    pub fn add(&self, bytes: u64) {
+        if let Some(upload) = &self.0 {
+            upload.bytes.set(upload.bytes.get() + bytes);
+        }
+    }
+
     /// Bytes of the body handed to the connection so far.
     pub fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, |upload| upload.bytes.get())
@@ -221,6 +234,8 @@ pub enum BodyError {
 pub struct VendorBody {
     incoming: Incoming,
     held: Option<Held>,
+    /// What is left of the connection when the answer switched protocols.
+    channel: Option<Box<Channel>>,
     idle: Duration,
     waiting_since: Option<Instant>,
     /// Why it stopped, to be told at the next turn.
@@ -236,11 +251,23 @@ pub(super) struct Held {
 
 impl VendorBody {
     pub(super) fn new(incoming: Incoming, held: Held, idle: Duration) -> Self {
-        let mut body = Self { incoming, held: Some(held), idle, waiting_since: None, broken: None };
+        let held = Some(held);
+        let mut body = Self { incoming, held, channel: None, idle, waiting_since: None, broken: None };
         if body.incoming.is_end_stream() {
             body.finish();
         }
         body
+    }
+
+    /// An answer without a body, behind which the connection speaks another protocol.
+    pub(super) fn switched(incoming: Incoming, channel: Channel) -> Self {
+        let (channel, idle) = (Some(Box::new(channel)), Duration::ZERO);
+        Self { incoming, held: None, channel, idle, waiting_since: None, broken: None }
+    }
+
+    /// That connection, once.
+    pub fn take_channel(&mut self) -> Option<Box<Channel>> {
+        self.channel.take()
     }
 
     /// The answer ended cleanly. If the request's body did not, the vendor may still be reading it, and the

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
+use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -122,10 +123,17 @@ impl Line {
                 if meter.has_body() {
                     wire.belongs_to(&self.customer);
                 }
+                let asked = wire.is_apart() && request.headers().contains_key(UPGRADE);
                 let demand = demand::listen(&mut request);
                 wire.pulse.dispatch(self.reused);
                 let answered = wire.exchange(request, |patience, cx| overdue(&self, patience, cx)).await;
                 let head = self.head(answered, &meter, || !wire.pulse.answered())?;
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    let channel = wire.channel(self.upstream.idle).filter(|_| asked);
+                    let unasked = || SendError::Broken("the vendor switched protocols unasked".to_owned());
+                    let channel = channel.ok_or_else(unasked)?;
+                    return Ok(head.map(|incoming| VendorBody::switched(incoming, channel)));
+                }
                 // A body that the vendor did not ask for stays where it is.
                 let unasked = demand.is_some_and(|demand| demand.answered());
                 if !meter.ended() && !unasked {
@@ -136,7 +144,12 @@ impl Line {
             Some(Way::Branch(mut branch)) => {
                 let overdue = |patience: &mut Patience, cx: &mut Context<'_>| overdue(&self, patience, cx);
                 let answered = branch.exchange(&self.upstream, request, overdue).await;
-                (self.head(answered, &meter, || true)?, Way::Branch(branch))
+                let head = self.head(answered, &meter, || true)?;
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    // RFC 9113 section 8.6: HTTP/2 has no such answer.
+                    return Err(SendError::Broken("the vendor switched protocols over HTTP/2".to_owned()));
+                }
+                (head, Way::Branch(branch))
             }
         };
         let held = Held { way, shelf: Rc::clone(&self.shelf), meter };
@@ -153,9 +166,6 @@ impl Line {
         match answered {
             None => Err(self.stalled(meter)),
             Some(Err(failure)) => Err(self.failed(failure, silent(), meter)),
-            Some(Ok(head)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(SendError::Broken("the vendor switched protocols unasked".to_owned()))
-            }
             Some(Ok(head)) => Ok(head),
         }
     }

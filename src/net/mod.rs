@@ -6,6 +6,7 @@
 //! What must never enter: a credential's type, configuration types, a decision about who may call.
 
 pub mod body;
+pub mod channel;
 mod demand;
 pub mod dial;
 pub mod fetch;

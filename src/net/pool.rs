@@ -60,6 +60,22 @@ impl Pool {
         Ok(Line::new(way, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), reused))
     }
 
+    /// A newly dialled HTTP/1.1 connection that is kept for nobody else: it may switch protocols.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when it could not be had.
+    pub async fn line_apart(
+        &self,
+        upstream: &Arc<Upstream>,
+        customer: &Customer,
+    ) -> Result<Line, ConnectError> {
+        let (stream, peer) = Box::pin(upstream.dial_http1()).await?;
+        let mut wire = Wire::start(stream, peer, upstream, Some(customer.clone())).await.map(Box::new)?;
+        wire.keep_apart();
+        let (shelf, upstream) = (Rc::clone(&self.0), Arc::clone(upstream));
+        Ok(Line::new(Way::Wire(wire), shelf, upstream, customer.clone(), false))
+    }
+
     /// Connections that stand idle now, and shared ones.
     pub fn idle(&self) -> usize {
         let trunks: usize = self.0.trunks.borrow().values().map(Vec::len).sum();
@@ -132,7 +148,7 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
-        if !wire.is_drivable() {
+        if !wire.is_drivable() || wire.is_apart() {
             return;
         }
         let mut shelf = self.idle.borrow_mut();

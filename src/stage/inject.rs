@@ -20,7 +20,7 @@ use crate::model::FieldName;
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
-use crate::stage::authenticate::{Token, is_slot};
+use crate::stage::authenticate::{Token, is_slot, without_tokens};
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
 use crate::stage::unseal::Credential;
@@ -76,6 +76,10 @@ pub fn inject(
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         body.on_demand();
     }
+    if grant.is_websocket() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
     let mut rendered = Vec::new();
     for placement in &route.placements {
         let (value, pair) = render(&placement.value, &credential)?;
@@ -118,6 +122,11 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
             headers.append(name.clone(), value.clone());
         }
     }
+    if from.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+        && let Some(protocols) = without_tokens(from)
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+    }
     headers.insert(header::HOST, route.host.clone());
     // What cannot be read cannot be scrubbed.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -153,6 +162,10 @@ fn is_dropped(name: &HeaderName) -> bool {
         "keep-alive",
         // A part of an answer could hold a part of a reflected credential.
         "range",
+        // Frames that are compressed cannot be scrubbed.
+        "sec-websocket-extensions",
+        // Copied without the tokens in it.
+        "sec-websocket-protocol",
         "te",
         "trailer",
         "transfer-encoding",

@@ -48,6 +48,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// Whether `Set-Cookie` passes to the app.
     pub cookies: bool,
+    /// Whether a request may become a WebSocket.
+    pub websocket: bool,
     /// Whether URLs in JSON answers are kept inside.
     pub rewrite_json: bool,
     /// What happens when the credential comes back.

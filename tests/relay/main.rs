@@ -69,3 +69,5 @@ mod sealing;
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.
 mod streaming;
+/// WebSocket: the handshake, the messages, the ends.
+mod websocket;

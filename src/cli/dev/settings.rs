@@ -108,6 +108,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         plaintext_danger: false,
         timeout: Timeouts::default(),
         cookies: false,
+        websocket: false,
         rewrite_json: false,
         isolate_customers: false,
         on_reflect: OnReflect::Redact,

@@ -189,8 +189,14 @@ impl Trail {
         self.method == Method::HEAD
     }
 
-    fn answered(&self, bytes_out: u64) {
+    /// So many bytes of the answer have gone to the app.
+    pub fn answered(&self, bytes_out: u64) {
         self.outcome.borrow_mut().bytes_out += bytes_out;
+    }
+
+    /// What was opened has ended; `note` says why, if not in order.
+    pub fn ended(&self, note: Option<String>) {
+        self.close(note);
     }
 
     /// Closes the trail with why the answer ended early, if it did.

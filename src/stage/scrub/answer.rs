@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::config::OnReflect;
 use crate::net::body::{BodyError, VendorBody};
+use crate::net::channel::Channel;
 use crate::refusal::{Code, Refusal};
 use crate::reply;
 use crate::secret::Secret;
@@ -29,7 +30,8 @@ use crate::stage::send::Answer;
 use super::body::{Cut, Reflected, Scrubbed};
 use super::forms::Forms;
 use super::links::Address;
-use super::{coding, head as fields, json, links};
+use super::passage::Passage;
+use super::{coding, handshake, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
 pub struct Surroundings {
@@ -52,10 +54,11 @@ pub fn scrub(
 ) -> Result<Response<Box<Passed>>, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
-    let (head, body) = answer.response.into_parts();
+    let (head, mut body) = answer.response.into_parts();
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
-    let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+    let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 101 | 204 | 304);
+    let switches = handshake::is_one(head.status, &asked.headers, &headers)?;
     if !bodiless {
         coding::identity_only(&headers)?;
         coding::whole_only(head.status, &headers)?;
@@ -82,6 +85,9 @@ pub fn scrub(
             tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
         }
     }
+    if switches {
+        handshake::complete(&mut headers);
+    }
     let inside = (route.rewrite_json && json::applies(&asked.method, head.status, &headers)).then(|| {
         json::edit_head(&mut headers);
         inside(surroundings, &opened, asked)
@@ -89,6 +95,7 @@ pub fn scrub(
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
     let reflected = Reflected::default();
+    let (socket, forms) = Socket::of(&mut body, forms, route.on_reflect, &reflected);
     let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
     let inner = json::Rewritten::new(inner, inside);
     // Boxed: it is handed on through every layer up to the connection.
@@ -97,6 +104,7 @@ pub fn scrub(
         reflected,
         trail: trail.clone(),
         on_reflect: route.on_reflect,
+        socket,
         opened,
     }));
     *response.status_mut() = head.status;
@@ -127,12 +135,34 @@ fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::
     }
 }
 
+/// A vendor's side of a WebSocket, and what scrubs its messages.
+pub(super) struct Socket {
+    pub(super) channel: Box<Channel>,
+    pub(super) passage: Passage,
+}
+
+impl Socket {
+    /// An answer that switched protocols has one, and for its body, which has no bytes, there is nothing to
+    /// look for.
+    fn of(
+        body: &mut VendorBody,
+        forms: Forms,
+        on_reflect: OnReflect,
+        reflected: &Reflected,
+    ) -> (Option<Self>, Forms) {
+        let Some(channel) = body.take_channel() else { return (None, forms) };
+        let passage = Passage::new(forms, on_reflect, reflected.clone());
+        (Some(Self { channel, passage }), Forms::of([], []))
+    }
+}
+
 /// A scrubbed body that tells the trail when the credential was in it.
 pub struct Passed {
     inner: json::Rewritten<Scrubbed<VendorBody>>,
     reflected: Reflected,
     trail: Rc<Trail>,
     on_reflect: OnReflect,
+    socket: Option<Socket>,
     // The customer's place among the requests under way is taken until the answer has ended.
     opened: Opened,
 }
@@ -158,6 +188,27 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Passed {
+    /// What stands in the body's place where the answer switched protocols, once.
+    pub(super) fn take_socket(&mut self) -> Option<Socket> {
+        self.socket.take()
+    }
+
+    pub(super) const fn trail(&self) -> &Rc<Trail> {
+        &self.trail
+    }
+
+    /// Ready once the secret is revoked.
+    pub(super) fn poll_revoked(&self, cx: &Context<'_>) -> Poll<Revoked> {
+        self.opened.grant().lease().poll_revoked(cx)
+    }
+
+    /// Tells the trail if the credential was found.
+    pub(super) fn tell(&self) {
+        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
+            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
+        }
+    }
+
     /// Sees whether the secret is revoked meanwhile.
     pub fn watcher(&self) -> Watcher {
         self.opened.grant().lease().watcher()
@@ -189,9 +240,7 @@ impl Body for Passed {
             // Nothing can have come between: the worker is one thread. This leaves the waker.
             let _ = self.opened.grant().lease().poll_revoked(context);
         }
-        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
-            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
-        }
+        self.tell();
         polled.map_err(Broken::Body)
     }
 

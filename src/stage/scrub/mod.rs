@@ -2,7 +2,8 @@
 //!
 //! [`coding`] refuses what cannot be read, [`head`] drops fields that are not the app's and overwrites
 //! the credential in the others, [`links`] keeps references inside relay, [`body`] does the same to the
-//! stream, by the forms that [`forms`] knows and `find` looks for, [`json`] keeps a body's references inside. Order on a head: `coding`, then
+//! stream, by the forms that [`forms`] knows and `find` looks for; [`json`] keeps a body's references inside,
+//! and `tunnel` does all this to WebSockets. Order on a head: `coding`, then
 //! [`head::strip`], then [`head::scrub_head`], then [`links::rewrite`]: a reference that held the
 //! credential then has spaces in it, and inside the integration it is dropped, not followed.
 //!
@@ -14,15 +15,19 @@ pub mod body;
 pub mod coding;
 mod find;
 pub mod forms;
+mod handshake;
 pub mod head;
 pub mod json;
 pub mod links;
 pub mod passage;
 mod reference;
+mod tunnel;
+mod websocket;
 
 use crate::refusal::{Code, Refusal};
 
 pub use answer::{Passed, Surroundings, scrub};
+pub use tunnel::Tunnel;
 
 impl From<coding::Unacceptable> for Refusal {
     fn from(cause: coding::Unacceptable) -> Self {

@@ -59,6 +59,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         deny: Vec::new(),
         upstream: Arc::new(upstream),
         cookies: false,
+        websocket: false,
         rewrite_json: false,
         on_reflect: OnReflect::Redact,
         metrics: Metrics::new().integration(NAME),
