@@ -103,7 +103,7 @@ async fn relay(
         again = true;
         opened = record::open_again(trail, opened).await?;
     };
-    scrub(&shared.surroundings, opened, trail, head, answer)
+    scrub(&shared.surroundings, opened, trail, head, answer).await
 }
 
 /// relay's own answer. What is left of the request's body is read a little further, so that a client that

@@ -104,6 +104,7 @@ fn route(
         deny: integration.deny.clone(),
         upstream: Arc::new(upstream),
         cookies: integration.cookies,
+        ranges: integration.ranges,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: integration.rate.map(Rate::new),

@@ -105,6 +105,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("plaintext_danger", Scalar),
             ("timeout", Compound),
             ("cookies", Scalar),
+            ("ranges", Scalar),
             ("isolate", Scalar),
             ("on_reflect", Scalar),
             ("rate", Scalar),

@@ -299,6 +299,8 @@ pub struct Integration {
     pub timeout: Timeouts,
     /// Whether `Set-Cookie` passes to the app.
     pub cookies: bool,
+    /// Whether `Range` passes to the vendor and partial answers to the app.
+    pub ranges: bool,
     /// Whether connections are never shared between customers.
     pub isolate_customers: bool,
     /// What happens when the credential is found in an answer.

@@ -46,6 +46,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// Whether `Set-Cookie` passes to the app.
     pub cookies: bool,
+    /// Whether parts of an answer may be asked for.
+    pub ranges: bool,
     /// What happens when the credential comes back.
     pub on_reflect: OnReflect,
     /// Its counters.

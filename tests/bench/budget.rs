@@ -329,6 +329,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         deny: integration.deny.clone(),
         upstream: Arc::new(upstream),
         cookies: integration.cookies,
+        ranges: integration.ranges,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: None,

@@ -8,6 +8,8 @@
 pub mod canary;
 pub mod client;
 pub mod logs;
+pub mod packing;
+pub mod spellings;
 pub mod vendor;
 
 use std::collections::BTreeMap;

@@ -104,6 +104,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         plaintext_danger: false,
         timeout: Timeouts::default(),
         cookies: false,
+        ranges: false,
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,

@@ -52,6 +52,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integrati
     let ca_file = ca_file(written, table);
     let timeout = timeout(written, table);
     let cookies = written.switch(table, "cookies").is_some_and(|given| given.value);
+    let ranges = written.switch(table, "ranges").is_some_and(|given| given.value);
     let isolate = written.choice(table, "isolate", &[("customer", true)], &[]);
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
@@ -71,6 +72,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integrati
         plaintext_danger,
         timeout,
         cookies,
+        ranges,
         isolate_customers: isolate.unwrap_or(false),
         on_reflect,
         rate: rate.and_then(|rate| u32::try_from(rate).ok()),

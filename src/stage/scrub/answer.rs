@@ -1,30 +1,25 @@
-//! The stage itself: one vendor's answer, from its head to its streaming body.
+//! The stage itself: one vendor's answer, its head before its streaming body.
 //!
 //! The order on a head is the one that the room's `//!` gives. What must never enter: an edit that is not
 //! listed there.
 
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, HeaderMap, RANGE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response};
-use http_body::{Body, Frame, SizeHint};
+use http::{Method, Response, StatusCode};
 
 use crate::config::OnReflect;
-use crate::net::body::{BodyError, VendorBody};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 use crate::reply;
 use crate::secret::Secret;
 use crate::stage::record::{Opened, Trail};
 use crate::stage::send::Answer;
 
-use super::body::{Cut, Reflected, Scrubbed};
 use super::forms::Forms;
 use super::links::Address;
+use super::passed::{self, Passed};
 use super::{coding, head as fields, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
@@ -39,7 +34,7 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// `response_refused` for an answer that cannot be read or that redirects out of the integration.
-pub fn scrub(
+pub async fn scrub(
     surroundings: &Surroundings,
     opened: Opened,
     trail: &Rc<Trail>,
@@ -52,83 +47,64 @@ pub fn scrub(
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
     let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+    let mut packing = None;
     if !bodiless {
-        coding::identity_only(&headers)?;
-        coding::whole_only(head.status, &headers)?;
+        packing = coding::readable(&headers, &asked.headers, route.ranges)?;
+        if !(route.ranges && asked.headers.contains_key(RANGE)) {
+            coding::whole_only(head.status, &headers)?;
+        }
     }
     fields::strip(&mut headers, route.cookies);
     let planted = answer.planted;
     let forms = forms(planted.secrets().map(Secret::expose), planted.rendered().map(Secret::expose));
     if fields::scrub_head(&mut headers, &forms) {
-        trail.reflected();
+        passed::tell(trail, route.on_reflect);
         if route.on_reflect == OnReflect::Block {
-            return Err(Refusal::new(Code::ResponseRefused, "The vendor's answer holds the credential."));
+            return Err(passed::holds_credential());
         }
     }
+    let mut passed = Passed::new(body, packing, forms, &headers, trail, route.on_reflect)?;
+    if !bodiless {
+        passed.read_ahead(&mut headers).await?;
+    }
     if links::any(&headers) {
-        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
-        let address = Address {
-            app_base,
-            prefix: grant.matched().prefix(),
-            origin: &route.origin,
-            base_path: &route.base_path,
-            target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str),
-            own: &surroundings.own,
-        };
-        for dropped in links::rewrite(&mut headers, head.status, &address)? {
-            tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
-        }
+        rewrite(&mut headers, head.status, surroundings, &opened, trail, asked)?;
     }
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
-    let reflected = Reflected::default();
-    let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
+    passed.hold(opened);
     // Boxed: it is handed on through every layer up to the connection.
-    let mut response = Response::new(Box::new(Passed {
-        inner,
-        reflected,
-        trail: trail.clone(),
-        on_reflect: route.on_reflect,
-        _opened: opened,
-    }));
+    let mut response = Response::new(Box::new(passed));
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
     Ok(response)
 }
 
-/// A scrubbed body that tells the trail when the credential was in it.
-pub struct Passed {
-    inner: Scrubbed<VendorBody>,
-    reflected: Reflected,
-    trail: Rc<Trail>,
-    on_reflect: OnReflect,
-    // The customer's place among the requests under way is taken until the answer has ended.
-    _opened: Opened,
-}
-
-impl Body for Passed {
-    type Data = Bytes;
-    type Error = Cut<BodyError>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
-            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
-        }
-        polled
+/// References stay inside relay.
+fn rewrite(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    surroundings: &Surroundings,
+    opened: &Opened,
+    trail: &Trail,
+    asked: &Parts,
+) -> Result<(), Refusal> {
+    let grant = opened.grant();
+    let route = grant.route();
+    let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
+    let address = Address {
+        app_base,
+        prefix: grant.matched().prefix(),
+        origin: &route.origin,
+        base_path: &route.base_path,
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str),
+        own: &surroundings.own,
+    };
+    for dropped in links::rewrite(headers, status, &address)? {
+        tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
     }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+    Ok(())
 }
 
 #[cfg(not(feature = "leak_for_tests_danger"))]
