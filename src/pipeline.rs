@@ -116,7 +116,7 @@ async fn relay(
         again = true;
         opened = record::open_again(trail, opened).await?;
     };
-    scrub(&shared.surroundings, opened, trail, head, answer)
+    scrub(&shared.surroundings, opened, trail, head, answer).await
 }
 
 /// What is behind an answer that switches protocols: it lives on once the answer's head has gone out.

@@ -108,6 +108,7 @@ fn route(
         cookies: integration.cookies,
         websocket: integration.websocket,
         rewrite_json: integration.rewrite_json,
+        ranges: integration.ranges,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: integration.rate.map(Rate::new),

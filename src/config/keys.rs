@@ -115,6 +115,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("timeout", Compound),
             ("cookies", Scalar),
             ("websocket", Scalar),
+            ("ranges", Scalar),
             ("isolate", Scalar),
             ("rewrite", Compound),
             ("on_reflect", Scalar),

@@ -21,9 +21,12 @@ use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
 use crate::stage::authenticate::{Token, is_slot, without_tokens};
+use crate::stage::coding;
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
 use crate::stage::unseal::Credential;
+
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Proof that the credential is in the request, and only there.
 pub struct Armed {
@@ -129,7 +132,20 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
     }
     headers.insert(header::HOST, route.host.clone());
     // What cannot be read cannot be scrubbed.
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    // What is rewritten has to be read as it stands.
+    let identity = HeaderValue::from_static("identity");
+    let asked = if route.rewrite_json { identity } else { coding::asked(from, route.ranges) };
+    headers.insert(header::ACCEPT_ENCODING, asked);
+    if coding::is_grpc(from) {
+        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    if route.ranges {
+        for name in [header::RANGE, header::IF_RANGE] {
+            for value in from.get_all(&name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+    }
     headers.append(header::VIA, HeaderValue::from_static("1.1 relay"));
     headers
 }

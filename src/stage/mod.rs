@@ -3,10 +3,11 @@
 //! Each turns one proof into the next: `Matched -> Caller -> Grant -> Opened -> Line -> Credential ->
 //! Armed`. The proofs have private fields and are built only here, so a step cannot be skipped. A stage
 //! knows the types of the stages before it, never of those behind it. `limits` is no stage: a route holds its
-//! rate, authorize counts.
+//! rate, authorize counts. Nor is `coding`: inject asks by it, scrub judges by it.
 
 pub mod authenticate;
 pub mod authorize;
+pub mod coding;
 pub mod connect;
 pub mod inject;
 pub mod limits;

@@ -52,6 +52,8 @@ pub struct Route {
     pub websocket: bool,
     /// Whether URLs in JSON answers are kept inside.
     pub rewrite_json: bool,
+    /// Whether parts of an answer may be asked for.
+    pub ranges: bool,
     /// What happens when the credential comes back.
     pub on_reflect: OnReflect,
     /// Its counters.

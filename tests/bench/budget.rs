@@ -334,6 +334,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         cookies: integration.cookies,
         websocket: integration.websocket,
         rewrite_json: integration.rewrite_json,
+        ranges: integration.ranges,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: None,

@@ -44,6 +44,8 @@ mod gib;
 mod guess;
 /// What was acknowledged survives kill -9.
 mod kill9;
+/// Every spelling of a credential in every coding, cut at every place: none reaches the app.
+mod matrix;
 /// Another customer's UUID is answered as an unknown one, and as fast.
 mod oracle;
 /// Every request of a load is answered and recorded, and the record shows every edit.
@@ -65,13 +67,14 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 10] = [
+const DRILLS: [(&str, Drill); 11] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
     ("guess", guess::run),
     ("kill9", kill9::run),
     ("canary", canary::run),
+    ("matrix", matrix::run),
     ("oracle", oracle::run),
     ("speed", speed::run),
     ("stalled", stalled::run),

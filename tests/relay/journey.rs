@@ -284,7 +284,7 @@ fn what_is_the_apps_or_the_ways_own_stays_behind_and_the_rest_goes_on() {
         ("X-Odd", "caf\u{e9} \t tab"),
         ("Via", "1.1 their-proxy"),
     ];
-    let mut headers = vec![("authorization", auth.as_str()), ("accept-encoding", "gzip, br")];
+    let mut headers = vec![("authorization", auth.as_str()), ("accept-encoding", "gzip, compress, br")];
     headers.extend(dropped.iter().map(|(name, value, _)| (*name, *value)));
     headers.extend(kept);
     let answer = rig.client().request("GET", "/vendor/x", &headers, b"");
@@ -311,7 +311,7 @@ fn what_is_the_apps_or_the_ways_own_stays_behind_and_the_rest_goes_on() {
     }
     assert_eq!(got.all("x-api-key"), [rig.canary.text()]);
     assert_eq!(got.all("host"), [format!("localhost:{}", rig.vendor.port)]);
-    assert_eq!(got.all("accept-encoding"), ["identity"]);
+    assert_eq!(got.all("accept-encoding"), ["gzip, br"], "what relay can read of it");
     nothing_of_relays(&got, &token, &id);
 }
 

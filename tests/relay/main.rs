@@ -29,6 +29,8 @@ mod audit_path;
 mod canary;
 /// The command line as a person and a script use it, by the real binary.
 mod cli;
+/// Compressed, partial and framed answers, on the wire; what vouches for their bytes.
+mod codings;
 /// relay.toml: every mistake is reported at once, with its line and the fix.
 mod config;
 /// The tree of crates: licences, bans, second versions.

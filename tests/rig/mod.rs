@@ -9,6 +9,8 @@ pub mod canary;
 pub mod certificates;
 pub mod client;
 pub mod logs;
+pub mod packing;
+pub mod spellings;
 pub mod vendor;
 pub mod vendor_http2;
 

@@ -110,6 +110,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         cookies: false,
         websocket: false,
         rewrite_json: false,
+        ranges: false,
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,

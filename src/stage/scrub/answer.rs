@@ -3,34 +3,27 @@
 //! The order on a head is the one that the room's `//!` gives. What must never enter: an edit that is not
 //! listed there.
 
-use std::fmt;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, HeaderMap, RANGE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response};
-use http_body::{Body, Frame, SizeHint};
+use http::{Method, Response, StatusCode};
 
 use crate::config::OnReflect;
-use crate::net::body::{BodyError, VendorBody};
-use crate::net::channel::Channel;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 use crate::reply;
 use crate::secret::Secret;
-use crate::stage::authorize::leases::{Revoked, Watcher};
 use crate::stage::record::{Opened, Trail};
 use crate::stage::route::Matched;
 use crate::stage::send::Answer;
 
-use super::body::{Cut, Reflected, Scrubbed};
+use super::body::Reflected;
+use super::clean::Clean;
 use super::forms::Forms;
 use super::links::Address;
-use super::passage::Passage;
+use super::passed::{self, Passed, Socket};
 use super::{coding, handshake, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
@@ -44,46 +37,48 @@ pub struct Surroundings {
 /// Step 9: the vendor's answer as the app may have it. The body is still streaming.
 ///
 /// # Errors
-/// `response_refused` for an answer that cannot be read or that redirects out of the integration.
-pub fn scrub(
+/// `response_refused` for an answer that cannot be read or that redirects out of the integration;
+/// `vendor_broken` for a handshake that is none.
+pub async fn scrub(
     surroundings: &Surroundings,
     opened: Opened,
     trail: &Rc<Trail>,
     asked: &Parts,
     answer: Answer,
 ) -> Result<Response<Box<Passed>>, Refusal> {
-    let grant = opened.grant();
-    let route = grant.route();
+    let route = opened.grant().route().clone();
     let (head, mut body) = answer.response.into_parts();
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
     let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 101 | 204 | 304);
     let switches = handshake::is_one(head.status, &asked.headers, &headers)?;
+    let mut packing = None;
     if !bodiless {
-        coding::identity_only(&headers)?;
-        coding::whole_only(head.status, &headers)?;
+        packing = coding::readable(&headers, &asked.headers, route.ranges)?;
+        if route.rewrite_json && packing.is_some() {
+            return Err(coding::Unacceptable::ContentCoding.into());
+        }
+        if !(route.ranges && asked.headers.contains_key(RANGE)) {
+            coding::whole_only(head.status, &headers)?;
+        }
     }
     fields::strip(&mut headers, route.cookies);
     let planted = answer.planted;
     let forms = forms(planted.secrets().map(Secret::expose), planted.rendered().map(Secret::expose));
     if fields::scrub_head(&mut headers, &forms) {
-        trail.reflected();
+        passed::tell(trail, route.on_reflect);
         if route.on_reflect == OnReflect::Block {
-            return Err(Refusal::new(Code::ResponseRefused, "The vendor's answer holds the credential."));
+            return Err(passed::holds_credential());
         }
     }
+    let reflected = Reflected::default();
+    let (socket, forms) = Socket::of(&mut body, forms, route.on_reflect, &reflected);
+    let mut clean = Clean::new(body, packing, forms, &headers, route.on_reflect, &reflected)?;
+    if !bodiless {
+        clean.read_ahead(&mut headers, trail).await?;
+    }
     if links::any(&headers) {
-        let address = Address {
-            app_base: surroundings.app_base(asked, grant.matched()),
-            prefix: grant.matched().prefix(),
-            origin: &route.origin,
-            base_path: &route.base_path,
-            target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str),
-            own: &surroundings.own,
-        };
-        for dropped in links::rewrite(&mut headers, head.status, &address)? {
-            tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
-        }
+        rewrite(&mut headers, head.status, surroundings, &opened, trail, asked)?;
     }
     if switches {
         handshake::complete(&mut headers);
@@ -94,19 +89,9 @@ pub fn scrub(
     });
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
-    let reflected = Reflected::default();
-    let (socket, forms) = Socket::of(&mut body, forms, route.on_reflect, &reflected);
-    let inner = Scrubbed::new(body, forms, route.on_reflect, reflected.clone());
-    let inner = json::Rewritten::new(inner, inside);
+    let body = json::Rewritten::new(clean, inside);
     // Boxed: it is handed on through every layer up to the connection.
-    let mut response = Response::new(Box::new(Passed {
-        inner,
-        reflected,
-        trail: trail.clone(),
-        on_reflect: route.on_reflect,
-        socket,
-        opened,
-    }));
+    let mut response = Response::new(Box::new(Passed::new(body, reflected, socket, trail, opened)));
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
     Ok(response)
@@ -135,122 +120,29 @@ fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::
     }
 }
 
-/// A vendor's side of a WebSocket, and what scrubs its messages.
-pub(super) struct Socket {
-    pub(super) channel: Box<Channel>,
-    pub(super) passage: Passage,
-}
-
-impl Socket {
-    /// An answer that switched protocols has one, and for its body, which has no bytes, there is nothing to
-    /// look for.
-    fn of(
-        body: &mut VendorBody,
-        forms: Forms,
-        on_reflect: OnReflect,
-        reflected: &Reflected,
-    ) -> (Option<Self>, Forms) {
-        let Some(channel) = body.take_channel() else { return (None, forms) };
-        let passage = Passage::new(forms, on_reflect, reflected.clone());
-        (Some(Self { channel, passage }), Forms::of([], []))
+/// References stay inside relay.
+fn rewrite(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    surroundings: &Surroundings,
+    opened: &Opened,
+    trail: &Trail,
+    asked: &Parts,
+) -> Result<(), Refusal> {
+    let grant = opened.grant();
+    let route = grant.route();
+    let address = Address {
+        app_base: surroundings.app_base(asked, grant.matched()),
+        prefix: grant.matched().prefix(),
+        origin: &route.origin,
+        base_path: &route.base_path,
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str),
+        own: &surroundings.own,
+    };
+    for dropped in links::rewrite(headers, status, &address)? {
+        tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
     }
-}
-
-/// A scrubbed body that tells the trail when the credential was in it.
-pub struct Passed {
-    inner: json::Rewritten<Scrubbed<VendorBody>>,
-    reflected: Reflected,
-    trail: Rc<Trail>,
-    on_reflect: OnReflect,
-    socket: Option<Socket>,
-    // The customer's place among the requests under way is taken until the answer has ended.
-    opened: Opened,
-}
-
-/// Why an answer breaks off. The app's connection must then be cut, not ended cleanly.
-#[derive(Debug)]
-pub enum Broken {
-    /// The vendor's body broke, or held what must not pass.
-    Body(Cut<BodyError>),
-    /// The secret was revoked meanwhile.
-    Revoked(Revoked),
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Body(cause) => cause.fmt(f),
-            Self::Revoked(why) => why.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Broken {}
-
-impl Passed {
-    /// What stands in the body's place where the answer switched protocols, once.
-    pub(super) fn take_socket(&mut self) -> Option<Socket> {
-        self.socket.take()
-    }
-
-    pub(super) const fn trail(&self) -> &Rc<Trail> {
-        &self.trail
-    }
-
-    /// Ready once the secret is revoked.
-    pub(super) fn poll_revoked(&self, cx: &Context<'_>) -> Poll<Revoked> {
-        self.opened.grant().lease().poll_revoked(cx)
-    }
-
-    /// Tells the trail if the credential was found.
-    pub(super) fn tell(&self) {
-        if self.reflected.seen() && self.trail.reflected() && self.on_reflect == OnReflect::Alert {
-            tracing::warn!(request_id = %self.trail.request_id(), "the vendor's answer held the credential");
-        }
-    }
-
-    /// Sees whether the secret is revoked meanwhile.
-    pub fn watcher(&self) -> Watcher {
-        self.opened.grant().lease().watcher()
-    }
-}
-
-impl Drop for Passed {
-    fn drop(&mut self) {
-        if let Some(why) = self.opened.grant().lease().revoked() {
-            self.trail.revoked(why);
-        }
-    }
-}
-
-impl Body for Passed {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        // Asked first: a vendor that never makes anyone wait must end as well.
-        if let Some(why) = self.opened.grant().lease().revoked() {
-            return Poll::Ready(Some(Err(Broken::Revoked(why))));
-        }
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if polled.is_pending() {
-            // Nothing can have come between: the worker is one thread. This leaves the waker.
-            let _ = self.opened.grant().lease().poll_revoked(context);
-        }
-        self.tell();
-        polled.map_err(Broken::Body)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+    Ok(())
 }
 
 #[cfg(not(feature = "leak_for_tests_danger"))]

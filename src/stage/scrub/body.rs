@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::forms::Forms;
 use super::head;
+use super::messages::{Compressed, Part, Prefixes};
 use super::passage::{Blocked, Passage};
 use crate::config::OnReflect;
 
@@ -39,6 +40,11 @@ impl Reflected {
 pub enum Cut<E> {
     /// The vendor sent the credential back and `on_reflect = "block"`.
     Reflected,
+    /// The vendor sent it back compressed, where it cannot be overwritten.
+    Compressed,
+    /// It is compressed, and relay cannot read it: broken, cut off, followed by something, or beyond a limit;
+    /// or one of gRPC's messages is compressed although that was not asked for.
+    Unreadable,
     /// The vendor's own body broke.
     Vendor(E),
 }
@@ -47,6 +53,10 @@ impl<E: fmt::Display> fmt::Display for Cut<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reflected => f.write_str("the vendor sent the credential back, and on_reflect is block"),
+            Self::Compressed => {
+                f.write_str("the vendor sent the credential back compressed, where it cannot be overwritten")
+            }
+            Self::Unreadable => f.write_str("the vendor's body is compressed in a way that cannot be read"),
             Self::Vendor(cause) => write!(f, "the vendor's body broke: {cause}"),
         }
     }
@@ -55,7 +65,7 @@ impl<E: fmt::Display> fmt::Display for Cut<E> {
 impl<E: std::error::Error + 'static> std::error::Error for Cut<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Reflected => None,
+            Self::Reflected | Self::Compressed | Self::Unreadable => None,
             Self::Vendor(cause) => Some(cause),
         }
     }
@@ -71,6 +81,10 @@ impl<E> From<Blocked> for Cut<E> {
 pub struct Scrubbed<B> {
     inner: B,
     passage: Passage,
+    /// For gRPC: where the messages end.
+    prefixes: Option<Box<Prefixes>>,
+    /// What was not cut into messages yet.
+    uncut: Bytes,
     /// A piece that goes out next.
     ready: Option<Bytes>,
     trailers: Option<HeaderMap>,
@@ -81,7 +95,40 @@ impl<B> Scrubbed<B> {
     /// `inner` without what `forms` finds. `reflected` is set when there was something.
     pub fn new(inner: B, forms: Forms, on_reflect: OnReflect, reflected: Reflected) -> Self {
         let passage = Passage::new(forms, on_reflect, reflected);
-        Self { inner, passage, ready: None, trailers: None, ended: false }
+        Self {
+            inner,
+            passage,
+            prefixes: None,
+            uncut: Bytes::new(),
+            ready: None,
+            trailers: None,
+            ended: false,
+        }
+    }
+
+    /// The same for a body of gRPC's messages: nothing waits beyond a message's end.
+    #[must_use]
+    pub fn of_messages(self) -> Self {
+        Self { prefixes: Some(Box::default()), ..self }
+    }
+
+    /// Takes the next piece of the body in.
+    fn take_in<E>(&mut self, piece: Bytes) -> Result<Bytes, Cut<E>> {
+        if self.prefixes.is_none() {
+            return self.pass(piece, false);
+        }
+        self.uncut = piece;
+        self.next_part()
+    }
+
+    /// The next part of a piece that is cut into messages.
+    fn next_part<E>(&mut self) -> Result<Bytes, Cut<E>> {
+        let Some(prefixes) = &mut self.prefixes else { return Ok(Bytes::new()) };
+        match prefixes.next(&mut self.uncut) {
+            Ok(Part::Prefix(bytes)) => Ok(bytes),
+            Ok(Part::Message(bytes, end)) => self.pass(bytes, end),
+            Err(Compressed) => Err(self.cut(Cut::Unreadable)),
+        }
     }
 
     /// Takes the next piece in, or the end, and says what may go out now.
@@ -98,9 +145,18 @@ impl<B> Scrubbed<B> {
     fn cut<E>(&mut self, cause: Cut<E>) -> Cut<E> {
         self.ended = true;
         self.passage.forget();
+        self.uncut = Bytes::new();
         self.ready = None;
         self.trailers = None;
         cause
+    }
+
+    fn pass_end<E>(&mut self) -> Result<Bytes, Cut<E>> {
+        self.ended = true;
+        match &self.prefixes {
+            Some(prefixes) if prefixes.waiting() > 0 => Err(self.cut(Cut::Unreadable)),
+            _ => self.pass(Bytes::new(), true),
+        }
     }
 
     fn pass_trailers<E>(&mut self, mut trailers: HeaderMap) -> Result<(), Cut<E>> {
@@ -115,7 +171,9 @@ impl<B> Scrubbed<B> {
     }
 
     fn waiting(&self) -> u64 {
-        (self.passage.waiting() + self.ready.as_ref().map_or(0, Bytes::len)) as u64
+        let prefix = self.prefixes.as_ref().map_or(0, |prefixes| prefixes.waiting());
+        let waiting = self.passage.waiting() + prefix + self.uncut.len();
+        (waiting + self.ready.as_ref().map_or(0, Bytes::len)) as u64
     }
 }
 
@@ -135,23 +193,26 @@ where
             if let Some(piece) = this.ready.take() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
+            if !this.uncut.is_empty() {
+                match this.next_part() {
+                    Ok(piece) if piece.is_empty() => continue,
+                    Ok(piece) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                    Err(cause) => return Poll::Ready(Some(Err(cause))),
+                }
+            }
             if this.ended {
                 return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
             let out = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(piece) => this.pass(piece, false),
+                    Ok(piece) => this.take_in(piece),
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
-                        this.ended = true;
-                        this.pass_trailers(trailers).and_then(|()| this.pass(Bytes::new(), true))
+                        this.pass_trailers(trailers).and_then(|()| this.pass_end())
                     }
                 },
                 Some(Err(cause)) => Err(this.cut(Cut::Vendor(cause))),
-                None => {
-                    this.ended = true;
-                    this.pass(Bytes::new(), true)
-                }
+                None => this.pass_end(),
             };
             match out {
                 Ok(piece) if piece.is_empty() => {}

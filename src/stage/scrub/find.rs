@@ -21,14 +21,23 @@ pub(super) struct Shape {
     rare: usize,
     /// Where its next rare one does.
     second: usize,
-    /// Whether `-` and `_` in the text also count as `+` and `/`: base64 in either alphabet.
-    either: bool,
+    alike: Alike,
+}
+
+/// Which bytes of a text count as the same as a form's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alike {
+    /// That byte only.
+    Itself,
+    /// `-` and `_` also count as `+` and `/`: base64 in either alphabet.
+    Base64,
+    /// Upper case also counts as lower case: hexadecimal digits.
+    Hexadecimal,
 }
 
 impl Shape {
-    /// How to look for `form`; `base64` in the standard alphabet matches the url-safe one as well.
-    pub(super) fn of(form: &[u8], base64: bool) -> Self {
-        let either = base64 && memchr::memchr2(b'+', b'/', form).is_some();
+    /// How to look for `form`, which is written in the standard alphabet, or in lower case.
+    pub(super) fn of(form: &[u8], alike: Alike) -> Self {
         let (mut rare, mut second) = ((0, 0), (0, 0));
         for (at, &byte) in form.iter().enumerate().take(LOOKED_AT) {
             let found = (RARITY.get(usize::from(byte)).copied().unwrap_or(0), at);
@@ -38,18 +47,30 @@ impl Shape {
                 second = found;
             }
         }
-        Self { rare: rare.1, second: second.1, either }
+        // Most base64 has neither `+` nor `/`, and is then compared as it stands.
+        let plain = alike == Alike::Base64 && memchr::memchr2(b'+', b'/', form).is_none();
+        Self { rare: rare.1, second: second.1, alike: if plain { Alike::Itself } else { alike } }
+    }
+
+    /// The other byte that counts as `wanted`, or `wanted`.
+    const fn twin(self, wanted: u8) -> u8 {
+        match (self.alike, wanted) {
+            (Alike::Base64, b'+') => b'-',
+            (Alike::Base64, b'/') => b'_',
+            (Alike::Hexadecimal, b'a'..=b'f') => wanted.to_ascii_uppercase(),
+            _ => wanted,
+        }
     }
 
     fn same(self, seen: u8, wanted: u8) -> bool {
-        seen == wanted || (self.either && matches!((seen, wanted), (b'-', b'+') | (b'_', b'/')))
+        seen == wanted || seen == self.twin(wanted)
     }
 
     fn stands(self, seen: &[u8], form: &[u8]) -> bool {
-        if self.either {
-            seen.len() == form.len() && seen.iter().zip(form).all(|(s, w)| self.same(*s, *w))
-        } else {
+        if self.alike == Alike::Itself {
             seen == form
+        } else {
+            seen.len() == form.len() && seen.iter().zip(form).all(|(s, w)| self.same(*s, *w))
         }
     }
 }
@@ -66,11 +87,7 @@ fn first(form: &[u8], shape: Shape, text: &[u8]) -> Option<usize> {
     let rare = *form.get(shape.rare)?;
     let last = text.len().checked_sub(form.len())?;
     let field = text.get(shape.rare..=last + shape.rare)?;
-    let twin = match rare {
-        b'+' if shape.either => b'-',
-        b'/' if shape.either => b'_',
-        byte => byte,
-    };
+    let twin = shape.twin(rare);
     if twin == rare {
         among(memchr_iter(rare, field), form, shape, text)
     } else {

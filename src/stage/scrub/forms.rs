@@ -1,9 +1,16 @@
 //! The forms in which a credential is looked for, and how much of an answer must be held back for them.
 //!
-//! Each secret field and each rendered value counts as it stands and as base64, in either alphabet and
-//! at each of the three alignments. Of base64 only those characters belong to a form that the value
-//! alone decides; the one at each edge that it shares with its neighbours is left out. A value under
-//! 8 bytes has no forms: it would be found everywhere (it was stored with `scrub = "off_danger"`).
+//! Each secret field and each rendered value counts as it stands, as base64 and as hexadecimal digits
+//! ([`Exact`]), and each of these also escaped in one way or in two, wholly or in part ([`Escape`]), as far
+//! as the content type can carry it ([`Content`]). A value under 8 bytes has no forms: it would be found
+//! everywhere (it was stored with `scrub = "off_danger"`).
+//!
+//! # What a clean answer costs
+//!
+//! Each form of a token is an unbroken run of token characters and is at least as long as the shortest
+//! value. So only each so-manyth byte of a text is looked at until a run is long enough; most answers have
+//! none, and nothing is derived. This depends on lengths alone. A value with other bytes in it (a password
+//! with `!` or a space) has no such runs, and every text is a candidate.
 //!
 //! # What is held back
 //!
@@ -11,25 +18,36 @@
 //! still become the credential tells a guesser, byte by byte, whether the guess was right. So the end of
 //! a piece is held back by rules that do not look at the credential:
 //!
-//! - a trailing run of token characters (letters, digits, `+ / = _ - % \ & # ; .`), at most the longest
-//!   form less one;
-//! - when a form itself contains another byte (a password with `!` or a space) such a run could end
-//!   inside of it: then every byte counts but control characters, and when a form has even those, every
-//!   byte. This tells the app one fixed thing about the secret's alphabet, the same for each answer and
-//!   whatever the answer says; it tells nothing about a guess.
+//! - a trailing run of token characters (letters, digits, `+ / = _ - % \ & # ; .`; where the content type
+//!   can carry them also NUL and quoted-printable's soft line breaks), at most the longest form less one.
+//!   A run beyond that goes out in steps of a fixed length, so that it is not searched once per byte;
+//! - when a value itself contains another byte such a run could end inside of it: then every byte counts
+//!   but control characters, and when it has even those, every byte. This tells the app one fixed thing
+//!   about the secret's alphabet, the same for each answer and whatever the answer says; it tells nothing
+//!   about a guess.
 //!
 //! What must never enter: partial matches, timers. Memory is wiped on drop.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::find::{Shape, occurrences};
+use super::content::Content;
+use super::escape::Escape;
+use super::exact::Exact;
+use super::find::{Alike, Shape, occurrences};
+use super::runs::{Run, Runs};
 
 /// The shortest value that is looked for, in bytes.
 pub const SHORTEST_VALUE: usize = 8;
+
+/// The longest spelling of one byte that is found however it is cut: an entity with leading zeros, or
+/// hexadecimal digits that JSON spells out.
+const LONGEST_SPELLING: usize = 12;
+
+/// How many escapes one upon the other are read: percent in JSON, percent twice.
+const DEPTH: usize = 2;
 
 /// What stands where a credential stood; cut, or drawn out with `*`, to the same length.
 const MARKER: &[u8] = b"[redacted by relay]";
@@ -37,26 +55,21 @@ const MARKER: &[u8] = b"[redacted by relay]";
 /// Every form of one credential. Alive for one request; cannot be printed or copied.
 pub struct Forms {
     bytes: Zeroizing<Vec<u8>>,
-    forms: Vec<Form>,
+    values: Vec<Value>,
     shortest: usize,
-    longest: usize,
-    run: Run,
+    /// The longest form in its longest spelling.
+    spelled: usize,
+    runs: Runs,
+    content: Content,
+    /// Whether a space is in it, which forms write as `+`.
+    spaced: bool,
+    wide: bool,
+    exact: OnceCell<Exact>,
 }
 
-struct Form {
+struct Value {
     place: Range<usize>,
-    shape: Shape,
-}
-
-/// Which bytes may belong to a form, as far as the hold-back knows.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Run {
-    /// Token characters.
-    Token,
-    /// Anything but control characters.
-    Line,
-    /// Anything.
-    Any,
+    shape: OnceCell<Shape>,
 }
 
 impl Forms {
@@ -69,35 +82,55 @@ impl Forms {
     ) -> Self {
         let mut forms = Self {
             bytes: Zeroizing::new(Vec::new()),
-            forms: Vec::with_capacity(4),
+            values: Vec::new(),
             shortest: 0,
-            longest: 0,
-            run: Run::Token,
+            spelled: 0,
+            runs: Runs::of(Run::Token, Content::any()),
+            content: Content::any(),
+            spaced: false,
+            wide: false,
+            exact: OnceCell::new(),
         };
-        let mut raw = Vec::with_capacity(2);
         for value in secrets.into_iter().filter(|value| value.len() >= SHORTEST_VALUE) {
-            raw.push(value);
             forms.add(value);
         }
+        let secrets = forms.values.len();
         for value in rendered {
             let value = token_of(value);
             let contains =
                 |secret: &[u8]| value.ends_with(secret) || memchr::memmem::find(value, secret).is_some();
-            if value.len() >= SHORTEST_VALUE && !raw.iter().any(|secret| contains(secret)) {
+            let mut known = forms.values.iter().take(secrets).map(|known| forms.bytes_of(known));
+            if value.len() >= SHORTEST_VALUE && !known.any(contains) {
                 forms.add(value);
             }
         }
+        forms.measure(Content::any());
         forms
+    }
+
+    /// The same, for a text of which the content type is known.
+    #[must_use]
+    pub fn carried_by(mut self, content: Content) -> Self {
+        if content != self.content {
+            self.measure(content);
+        }
+        self
     }
 
     /// Whether there is nothing to look for.
     pub fn is_empty(&self) -> bool {
-        self.forms.is_empty()
+        self.values.is_empty()
     }
 
-    /// The length of the longest form in bytes; 0 without forms.
+    /// More bytes than are ever held back: the longest form in its longest spelling, and one step; 0
+    /// without forms.
     pub const fn longest(&self) -> usize {
-        self.longest
+        self.spelled + self.spelled / 4
+    }
+
+    /// Twice the longest value: what has to be kept of a text that is searched without holding back.
+    pub(super) const fn longest_plain(&self) -> usize {
+        self.spelled / LONGEST_SPELLING * 2
     }
 
     /// Overwrites every occurrence of every form by a marker of the same length. Says whether there
@@ -111,89 +144,141 @@ impl Forms {
     /// Where forms stand in `text`: sorted, those that overlap or touch made one.
     pub(super) fn ranges(&self, text: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
-        if text.len() < self.shortest {
+        if self.is_empty() {
             return found;
         }
-        for form in &self.forms {
-            occurrences(self.bytes_of(form), form.shape, text, &mut found);
-        }
-        if found.len() > 1 {
-            found.sort_unstable_by_key(|range| range.start);
-            found.dedup_by(|next, kept| {
-                let meets = next.start <= kept.end;
-                if meets {
-                    kept.end = kept.end.max(next.end);
-                }
-                meets
-            });
-        }
+        self.runs.each(text, self.shortest, |run| {
+            let part = text.get(run.clone()).unwrap_or(&[]);
+            let before = found.len();
+            self.search(part, DEPTH, &mut found);
+            for range in found.iter_mut().skip(before) {
+                *range = range.start + run.start..range.end + run.start;
+            }
+        });
+        merge(&mut found);
         found
     }
 
     /// Whether a form stands in a field's name, whatever its case.
     pub(super) fn named_in(&self, name: &str) -> bool {
-        name.len() >= self.shortest
-            && self.forms.iter().map(|form| self.bytes_of(form)).any(|form| {
-                !form.is_empty() && name.as_bytes().windows(form.len()).any(|w| w.eq_ignore_ascii_case(form))
-            })
+        !self.is_empty() && self.named(name.as_bytes(), DEPTH)
     }
 
-    /// How many bytes at the end of `before` followed by `last` must wait for what comes next.
+    /// How many bytes at the end of `before` followed by `last` must wait for what comes next. `before` is
+    /// what waited so far.
     pub(super) fn held_back(&self, before: &[u8], last: &[u8]) -> usize {
-        let most = self.longest.saturating_sub(1);
-        let tail = last.iter().rev().chain(before.iter().rev());
-        tail.take(most).take_while(|byte| self.run >= run_of(**byte)).count()
+        let Some(most) = self.spelled.checked_sub(1) else { return 0 };
+        let run = self.runs.trailing(before, last, self.longest());
+        if run < self.longest() { run } else { most }
+    }
+
+    fn named(&self, name: &[u8], depth: usize) -> bool {
+        if name.len() < self.shortest {
+            return false;
+        }
+        let raw = self.values.iter().map(|value| self.bytes_of(value));
+        let stands =
+            |value: &[u8]| name.windows(value.len()).any(|window| window.eq_ignore_ascii_case(value));
+        raw.into_iter().any(stands)
+            || self.exact().named_in(name)
+            || (depth > 0
+                && self
+                    .escapes(name)
+                    .any(|escape| escape.read(name).is_some_and(|reading| self.named(&reading, depth - 1))))
+    }
+
+    /// Adds where forms stand in `text` and in its readings.
+    fn search(&self, text: &[u8], depth: usize, into: &mut Vec<Range<usize>>) {
+        for value in &self.values {
+            if value.place.len() <= text.len() {
+                let bytes = self.bytes_of(value);
+                let shape = *value.shape.get_or_init(|| Shape::of(bytes, Alike::Itself));
+                occurrences(bytes, shape, text, into);
+            }
+        }
+        // base64 makes four bytes of three; at an edge up to one character is left out.
+        if text.len() + 1 >= self.shortest + self.shortest / 3 {
+            self.exact().find(text, into);
+        }
+        if depth == 0 {
+            return;
+        }
+        for escape in self.escapes(text) {
+            let Some(reading) = escape.read(text).filter(|reading| reading.len() >= self.shortest) else {
+                continue;
+            };
+            let mut found = Vec::new();
+            self.search(&reading, depth - 1, &mut found);
+            merge(&mut found);
+            escape.trace(text, &found, into);
+        }
+    }
+
+    /// The escapes that `text` may have.
+    fn escapes<'t>(&self, text: &'t [u8]) -> impl Iterator<Item = Escape> + use<'t> {
+        let common = memchr::memchr3(b'%', b'\\', b'&', text).is_some();
+        let Content { html, quoted, .. } = self.content;
+        [
+            (Escape::Percent, common),
+            (Escape::Json, common),
+            (Escape::Html, common && html),
+            (Escape::Quoted, quoted),
+            (Escape::Wide, self.wide),
+            (Escape::Plus, self.spaced),
+        ]
+        .into_iter()
+        .filter(|(_, carried)| *carried)
+        .map(|(escape, _)| escape)
+        .filter(|escape| memchr::memchr(escape.sign(), text).is_some())
+    }
+
+    fn exact(&self) -> &Exact {
+        self.exact.get_or_init(|| Exact::of(self.values.iter().map(|value| self.bytes_of(value))))
     }
 
     fn add(&mut self, value: &[u8]) {
-        self.make_room(5 * value.len() + 8);
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(value);
-        self.keep(start, false);
-        for byte in value {
-            self.run = self.run.max(run_of(*byte));
-        }
-        let [first, second, ..] = *value else { return };
-        self.add_base64(&[], value);
-        self.add_base64(&[(first & 0x0f) << 2 | second >> 6, second & 0x3f], value.get(2..).unwrap_or(&[]));
-        self.add_base64(&[first & 0x3f], value.get(1..).unwrap_or(&[]));
-    }
-
-    /// The six-bit words `lead`, then `aligned` as far as it fills whole characters.
-    fn add_base64(&mut self, lead: &[u8], aligned: &[u8]) {
-        let start = self.bytes.len();
-        let whole = aligned.len() * 8 / 6;
-        self.bytes.extend(lead.iter().map(|word| base64_character(*word)));
-        let body = self.bytes.len();
-        self.bytes.resize(body + (aligned.len() * 8).div_ceil(6), 0);
-        let written = self.bytes.get_mut(body..).map(|out| STANDARD_NO_PAD.encode_slice(aligned, out));
-        debug_assert!(matches!(written, Some(Ok(_))), "the room was measured");
-        self.bytes.truncate(body + whole);
-        self.keep(start, true);
-    }
-
-    /// Makes a form of what was written from `start` on, unless there is the same already.
-    fn keep(&mut self, start: usize, base64: bool) {
-        let new = self.bytes.get(start..).unwrap_or(&[]);
-        if new.is_empty() || self.forms.iter().any(|form| self.bytes_of(form) == new) {
-            self.bytes.truncate(start);
+        if self.values.iter().any(|known| self.bytes_of(known) == value) {
             return;
         }
-        let form = Form { place: start..self.bytes.len(), shape: Shape::of(new, base64) };
-        self.longest = self.longest.max(new.len());
-        self.shortest = if self.forms.is_empty() { new.len() } else { self.shortest.min(new.len()) };
-        self.forms.push(form);
-    }
-
-    /// Room for `more` bytes. A growing vector would leave its old place unwiped.
-    fn make_room(&mut self, more: usize) {
-        let mut roomier = Zeroizing::new(Vec::with_capacity(self.bytes.len() + more));
+        // A growing vector would leave its old place unwiped.
+        let mut roomier = Zeroizing::new(Vec::with_capacity(self.bytes.len() + value.len()));
         roomier.extend_from_slice(&self.bytes);
+        roomier.extend_from_slice(value);
+        let place = self.bytes.len()..roomier.len();
         self.bytes = roomier;
+        self.values.push(Value { place, shape: OnceCell::new() });
     }
 
-    fn bytes_of(&self, form: &Form) -> &[u8] {
-        self.bytes.get(form.place.clone()).unwrap_or(&[])
+    /// What depends on the values' lengths and alphabet, and on the content.
+    fn measure(&mut self, content: Content) {
+        let lengths = || self.values.iter().map(|value| value.place.len());
+        // In UTF-16 a character of three bytes has two.
+        let shortest = lengths().min().unwrap_or(0);
+        self.shortest = if self.bytes.is_ascii() { shortest } else { shortest / 2 };
+        self.spelled = lengths().max().unwrap_or(0) * LONGEST_SPELLING;
+        self.content = content;
+        self.spaced = memchr::memchr(b' ', &self.bytes).is_some();
+        self.wide = content.wide;
+        // Beyond ASCII, half of a wide character may be any byte.
+        let run = if content.wide && !self.bytes.is_ascii() { Run::Any } else { Run::of(&self.bytes) };
+        self.runs = Runs::of(run, content);
+    }
+
+    fn bytes_of(&self, value: &Value) -> &[u8] {
+        self.bytes.get(value.place.clone()).unwrap_or(&[])
+    }
+}
+
+fn merge(found: &mut Vec<Range<usize>>) {
+    if found.len() > 1 {
+        found.sort_unstable_by_key(|range| range.start);
+        found.dedup_by(|next, kept| {
+            let meets = next.start <= kept.end;
+            if meets {
+                kept.end = kept.end.max(next.end);
+            }
+            meets
+        });
     }
 }
 
@@ -206,25 +291,6 @@ pub(super) fn mark(text: &mut [u8], ranges: &[Range<usize>], before: usize) {
         if let Some(place) = text.get_mut(range.clone()) {
             place.iter_mut().zip(marker).for_each(|(byte, mark)| *byte = *mark);
         }
-    }
-}
-
-const fn run_of(byte: u8) -> Run {
-    match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => Run::Token,
-        b'+' | b'/' | b'=' | b'_' | b'-' | b'%' | b'\\' | b'&' | b'#' | b';' | b'.' => Run::Token,
-        0..=0x1f | 0x7f => Run::Any,
-        _ => Run::Line,
-    }
-}
-
-const fn base64_character(word: u8) -> u8 {
-    match word & 0x3f {
-        word @ 0..=25 => b'A' + word,
-        word @ 26..=51 => b'a' + (word - 26),
-        word @ 52..=61 => b'0' + (word - 52),
-        62 => b'+',
-        _ => b'/',
     }
 }
 

@@ -2,9 +2,7 @@
 //! overwritten in the rest.
 //!
 //! The same rules serve final and interim (1xx) heads and, a little stricter, trailers. The reason
-//! phrase is not passed at all. Whether a byte of the body will change is not known yet when the head
-//! goes out, so `ETag`, `Digest` and `Content-MD5` stand as the vendor sent them; after a redaction they
-//! no longer fit. What must never enter: an edit beyond these, because a vendor's answer passes unchanged
+//! phrase is not passed at all. What vouches for the body's bytes is `validators`' business. What must never enter: an edit beyond these, because a vendor's answer passes unchanged
 //! but for the listed ones.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};

@@ -59,6 +59,7 @@ impl Passage {
         let wait = if end { 0 } else { self.forms.held_back(&self.held, &piece) };
         if wait == total {
             self.hold(&piece);
+            self.marked = if end { 0 } else { self.marked };
             return Ok((Bytes::new(), None));
         }
         let found = self.holds_form(&piece);

@@ -14,8 +14,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::answer::{Passed, Socket};
 use super::passage::Passage;
+use super::passed::{Passed, Socket};
 use super::websocket::{Fault, Frames, close};
 use crate::net::body::Meter;
 use crate::net::channel::Channel;

@@ -60,6 +60,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         upstream: Arc::new(upstream),
         cookies: false,
         websocket: false,
+        ranges: false,
         rewrite_json: false,
         on_reflect: OnReflect::Redact,
         metrics: Metrics::new().integration(NAME),

@@ -1,7 +1,8 @@
 //! Heads: what is removed, what is overwritten, what is refused.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use relay::stage::scrub::coding::{Unacceptable, identity_only, whole_only};
+use relay::stage::coding::{Coding, asked};
+use relay::stage::scrub::coding::{Unacceptable, readable, whole_only};
 use relay::stage::scrub::forms::Forms;
 use relay::stage::scrub::head::{scrub_head, strip};
 
@@ -101,19 +102,65 @@ fn a_clean_head_is_left_as_it_is() {
 fn what_cannot_be_read_is_refused() {
     let coding = Err(Unacceptable::ContentCoding);
     let transfer = Err(Unacceptable::TransferCoding);
+    let asked = head(&[("accept-encoding", "gzip, br;q=0, zstd;q=0.5"), ("accept-encoding", "deflate")]);
     let rows = [
-        (vec![], Ok(()), "no coding"),
-        (vec![("content-encoding", "")], Ok(()), "an empty field"),
-        (vec![("content-encoding", "Identity, identity")], Ok(()), "identity in any case, twice"),
-        (vec![("content-encoding", "gzip")], coding, "compressed"),
-        (vec![("content-encoding", "identity, br")], coding, "compressed behind identity"),
+        (vec![], Ok(None), "no coding"),
+        (vec![("content-encoding", "")], Ok(None), "an empty field"),
+        (vec![("content-encoding", "Identity, identity")], Ok(None), "identity in any case, twice"),
+        (vec![("content-encoding", "GZip")], Ok(Some(Coding::Gzip)), "asked for, in any case"),
+        (vec![("content-encoding", "x-gzip")], Ok(Some(Coding::Gzip)), "by its old name"),
+        (vec![("content-encoding", "zstd")], Ok(Some(Coding::Zstd)), "asked for with a weight"),
+        (vec![("content-encoding", "deflate")], Ok(Some(Coding::Deflate)), "asked for in a second field"),
+        (vec![("content-encoding", "br")], coding, "excluded by its weight"),
+        (vec![("content-encoding", "gzip, gzip")], coding, "one on the other"),
+        (vec![("content-encoding", "identity, gzip")], coding, "compressed behind identity"),
         (vec![("content-encoding", "identity"), ("content-encoding", "zstd")], coding, "in a second field"),
         (vec![("content-encoding", "made-up")], coding, "an unknown coding"),
-        (vec![("transfer-encoding", "chunked")], Ok(()), "chunked is taken off by hyper"),
+        (vec![("transfer-encoding", "chunked")], Ok(None), "chunked is taken off by hyper"),
         (vec![("transfer-encoding", "gzip, chunked")], transfer, "compressed below the chunks"),
     ];
     for (fields, wanted, mistake) in rows {
-        assert_eq!(identity_only(&head(&fields)), wanted, "{mistake}");
+        assert_eq!(readable(&head(&fields), &asked, false), wanted, "{mistake}");
+    }
+    let gzip = head(&[("content-encoding", "gzip")]);
+    for (asked, ranges, mistake) in [
+        (head(&[]), false, "nothing was asked for"),
+        (head(&[("accept-encoding", "*")]), false, "anything is not asked for"),
+        (head(&[("accept-encoding", "gzip"), ("range", "bytes=0-1")]), true, "a part was asked for"),
+        (head(&[("accept-encoding", "gzip"), ("content-type", "application/grpc")]), false, "gRPC"),
+    ] {
+        assert_eq!(readable(&gzip, &asked, ranges), coding, "{mistake}");
+    }
+}
+
+#[test]
+fn the_vendor_is_asked_for_what_the_app_accepts_and_relay_can_read() {
+    let rows: [(&[(&str, &str)], bool, &str, &str); 12] = [
+        (&[], false, "identity", "nothing"),
+        (&[("accept-encoding", "gzip")], false, "gzip", "one"),
+        (&[("accept-encoding", "gzip, deflate, br, zstd")], false, "gzip, deflate, br, zstd", "a browser"),
+        (
+            &[("accept-encoding", "br;q=1.0, gzip;q=0.5, *;q=0")],
+            false,
+            "br;q=1.0, gzip;q=0.5",
+            "weights stay",
+        ),
+        (&[("accept-encoding", "compress, GZIP")], false, "GZIP", "one that relay cannot read"),
+        (&[("accept-encoding", "compress")], false, "identity", "only such"),
+        (&[("accept-encoding", "*")], false, "identity", "anything"),
+        (&[("accept-encoding", "gzip;q=0, identity")], false, "identity", "not compressed"),
+        (&[("accept-encoding", "gzip;q=0.0")], false, "identity", "excluded"),
+        (&[("accept-encoding", "gzip"), ("accept-encoding", "br")], false, "gzip, br", "two fields"),
+        (&[("accept-encoding", "gzip"), ("range", "bytes=0-1")], true, "identity", "a part"),
+        (
+            &[("accept-encoding", "gzip"), ("content-type", "application/grpc+proto")],
+            false,
+            "identity",
+            "gRPC",
+        ),
+    ];
+    for (fields, ranges, wanted, mistake) in rows {
+        assert_eq!(asked(&head(fields), ranges), wanted, "{mistake}");
     }
 }
 

@@ -23,24 +23,24 @@ const TOKEN_BYTES: &[u8] = b"+/=_-%\\&#;.";
 
 /// A vendor whose pieces come when the test says so.
 #[derive(Clone)]
-struct Script(Rc<RefCell<(VecDeque<Frame<Bytes>>, bool)>>);
+pub(super) struct Script(Rc<RefCell<(VecDeque<Frame<Bytes>>, bool)>>);
 
 impl Script {
     /// These frames, then the end.
-    fn whole(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
+    pub(super) fn whole(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
         Self(Rc::new(RefCell::new((frames.into_iter().collect(), true))))
     }
 
     /// Nothing yet.
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         Self(Rc::new(RefCell::new((VecDeque::new(), false))))
     }
 
-    fn push(&self, piece: &[u8]) {
+    pub(super) fn push(&self, piece: &[u8]) {
         self.0.borrow_mut().0.push_back(Frame::data(Bytes::copy_from_slice(piece)));
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.0.borrow_mut().1 = true;
     }
 }
@@ -75,20 +75,20 @@ impl Body for Script {
 
 /// What the app has seen so far.
 #[derive(Default)]
-struct Seen {
-    bytes: Vec<u8>,
+pub(super) struct Seen {
+    pub(super) bytes: Vec<u8>,
     frames: Vec<usize>,
-    trailers: Option<HeaderMap>,
-    error: Option<String>,
-    ended: bool,
+    pub(super) trailers: Option<HeaderMap>,
+    pub(super) error: Option<String>,
+    pub(super) ended: bool,
 }
 
-fn vendor(pieces: impl IntoIterator<Item = Vec<u8>>) -> Script {
+pub(super) fn vendor(pieces: impl IntoIterator<Item = Vec<u8>>) -> Script {
     Script::whole(pieces.into_iter().map(|piece| Frame::data(piece.into())))
 }
 
 /// Polls until nothing more comes. Each frame must be what the size hint left room for.
-fn drain<B: Body<Data = Bytes, Error = Cut<Infallible>> + Unpin>(body: &mut B, seen: &mut Seen) {
+pub(super) fn drain<B: Body<Data = Bytes, Error = Cut<Infallible>> + Unpin>(body: &mut B, seen: &mut Seen) {
     let mut context = Context::from_waker(Waker::noop());
     while let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(&mut context) {
         match next {
@@ -108,7 +108,7 @@ fn drain<B: Body<Data = Bytes, Error = Cut<Infallible>> + Unpin>(body: &mut B, s
     }
 }
 
-fn through(forms: Forms, pieces: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, bool) {
+pub(super) fn through(forms: Forms, pieces: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, bool) {
     let (mut seen, reflected) = (Seen::default(), Reflected::default());
     let mut body = Scrubbed::new(vendor(pieces), forms, OnReflect::Redact, reflected.clone());
     let promised = body.size_hint().exact().expect("the length is known and stays the same");
@@ -118,21 +118,21 @@ fn through(forms: Forms, pieces: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>,
     (seen.bytes, reflected.seen())
 }
 
-fn holds(text: &[u8], part: &[u8]) -> bool {
+pub(super) fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self, below: usize) -> usize {
+    pub(super) fn next(&mut self, below: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 % below as u64).unwrap()
     }
 
-    fn cut(&mut self, mut text: &[u8], most: usize) -> Vec<Vec<u8>> {
+    pub(super) fn cut(&mut self, mut text: &[u8], most: usize) -> Vec<Vec<u8>> {
         let mut pieces = Vec::new();
         while !text.is_empty() {
             let (piece, rest) = text.split_at((1 + self.next(most)).min(text.len()));

@@ -1,0 +1,135 @@
+//! Runs of bytes that may belong to a form: the filter in front of every search, and the measure of what
+//! waits.
+//!
+//! Which bytes count is one of a few fixed classes. What must never enter: a byte of the credential.
+
+use std::ops::Range;
+
+use super::content::Content;
+
+/// Which bytes may belong to a form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Run {
+    /// Token characters.
+    Token,
+    /// Anything but control characters.
+    Line,
+    /// Anything.
+    Any,
+}
+
+/// The runs of one class in one kind of content.
+#[derive(Clone, Copy)]
+pub(super) struct Runs {
+    run: Run,
+    /// Whether NUL counts.
+    wide: bool,
+    /// Whether a line break behind `=` counts.
+    soft: bool,
+}
+
+impl Run {
+    /// The smallest class that holds these bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        bytes.iter().map(|byte| class(*byte)).max().unwrap_or(Self::Token)
+    }
+}
+
+impl Runs {
+    pub(super) const fn of(run: Run, content: Content) -> Self {
+        Self { run, wide: content.wide, soft: content.quoted }
+    }
+
+    /// Calls `found` with every run of at least `shortest` bytes; of a class beyond tokens with the whole
+    /// text. Where runs are short, only a few bytes of each stretch of `shortest` are looked at.
+    pub(super) fn each(self, text: &[u8], shortest: usize, mut found: impl FnMut(Range<usize>)) {
+        let Some(reach) = shortest.checked_sub(1) else { return };
+        if self.run > Run::Token {
+            if text.len() >= shortest {
+                found(0..text.len());
+            }
+            return;
+        }
+        // What stands before `from` is no part of a run that has not been told.
+        let mut from = 0;
+        while from + reach < text.len() {
+            let window = text.get(from..=from + reach).unwrap_or(&[]);
+            let gap =
+                window.iter().enumerate().rev().find(|(at, byte)| !self.counts(**byte, text, from + at));
+            if let Some((at, _)) = gap {
+                from += at + 1;
+                continue;
+            }
+            let behind = text.get(from + shortest..).unwrap_or(&[]);
+            let more = behind.iter().enumerate();
+            let more = more.take_while(|(at, byte)| self.counts(**byte, text, from + shortest + at)).count();
+            found(from..from + shortest + more);
+            from += shortest + more + 1;
+        }
+    }
+
+    /// How long the run at the end of `before` followed by `last` is, at most `most`. All of `before` is
+    /// one run.
+    pub(super) fn trailing(self, before: &[u8], last: &[u8], most: usize) -> usize {
+        let byte = |back: usize| {
+            let before_at = || before.len().checked_sub(back - last.len() + 1).and_then(|at| before.get(at));
+            match last.len().checked_sub(back + 1) {
+                Some(at) => last.get(at),
+                None => before_at(),
+            }
+        };
+        let most_here = most.min(last.len());
+        let here = (0..most_here)
+            .take_while(|back| match byte(*back) {
+                Some(seen) if self.plain(*seen) => true,
+                Some(seen) => self.soft(*seen, byte(back + 1), byte(back + 2)),
+                None => false,
+            })
+            .count();
+        let whole = here == last.len();
+        most.min(here + if whole { before.len() } else { 0 })
+    }
+
+    fn counts(self, byte: u8, text: &[u8], at: usize) -> bool {
+        let back = |by: usize| at.checked_sub(by).and_then(|at| text.get(at));
+        self.plain(byte) || self.soft(byte, back(1), back(2))
+    }
+
+    fn plain(self, byte: u8) -> bool {
+        class(byte) <= self.run || (byte == 0 && self.wide)
+    }
+
+    /// Whether it is part of a soft line break, `=` and a line's end, by the two bytes in front of it.
+    fn soft(self, byte: u8, before: Option<&u8>, further: Option<&u8>) -> bool {
+        self.soft
+            && match (byte, before) {
+                (b'\r' | b'\n', Some(b'=')) => true,
+                (b'\n', Some(b'\r')) => further == Some(&b'='),
+                _ => false,
+            }
+    }
+}
+
+fn class(byte: u8) -> Run {
+    CLASS.get(usize::from(byte)).copied().unwrap_or(Run::Any)
+}
+
+static CLASS: [Run; 256] = {
+    let mut table = [Run::Any; 256];
+    let (mut rest, mut byte) = (table.as_mut_slice(), 0_u8);
+    while let [first, behind @ ..] = rest {
+        *first = class_of(byte);
+        byte = byte.wrapping_add(1);
+        rest = behind;
+    }
+    table
+};
+
+const fn class_of(byte: u8) -> Run {
+    match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => Run::Token,
+        b'+' | b'/' | b'=' | b'_' | b'-' | b'%' | b'\\' | b'&' | b'#' | b';' | b'.' => Run::Token,
+        0..=0x1f | 0x7f => Run::Any,
+        _ => Run::Line,
+    }
+}
