@@ -79,7 +79,7 @@ pub fn is_token_byte(byte: u8) -> bool {
 
 /// Whether a byte is a control byte, but for the tab.
 pub const fn is_control(byte: u8) -> bool {
-    (byte < 0x20 && byte != b'\t') | (byte == 0x7f)
+    ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
 }
 
 // The compiler fills it, and sees every index.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -111,6 +111,10 @@ async fn answer(
     // After a framing fault nothing that follows on the connection can be trusted.
     if refused.is_some() || latch.is_broken() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    // What follows is another protocol's.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        latch.open();
     }
     let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
     response.map(|inner| Watched { inner, pace, latch, show })
