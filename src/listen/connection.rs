@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::admit::admit;
 use super::flood::Counted;
+use super::gate::{Gate, Latch};
 use super::pace::{Order, Pace, Paced, UnderWay};
 use super::station::Station;
 use super::stream::{Raw, Stream};
@@ -37,11 +38,11 @@ use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
-/// What is read beyond the limit on a head, so that relay and not hyper refuses one that is too large. The
-/// sum also bounds what is read ahead of a body and what waits for an app that reads slowly: at twice as
-/// much a stalled app costs more than 256 KiB.
+/// What hyper's buffers hold beyond a head. The sum bounds what is read ahead of a body and what waits for an
+/// app that reads slowly: at twice as much a stalled app costs more than 256 KiB.
 const PAST_HEAD: usize = 16 * 1024;
-const MOST_FIELDS: usize = 400;
+/// Up to so many fields hyper reads without an allocation.
+const EASY_FIELDS: usize = 100;
 const SHOWN: usize = 256;
 /// Requests at once on an HTTP/2 connection.
 const STREAMS: u32 = 100;
@@ -70,7 +71,7 @@ pub(super) async fn serve(station: Rc<Station>, arrival: Arrival, pace: Rc<Pace>
         Ok(Err(error)) => return tracing::debug!(%error, "a connection did not begin"),
         Err(_) => return tracing::debug!("a connection was too slow to begin"),
     };
-    let visitor = Visitor { station, entrance, pace: pace.clone(), switched: Rc::default() };
+    let visitor = Visitor { station, entrance, pace: pace.clone(), switched: Rc::default(), latch: None };
     if http2 {
         serve_http2(visitor, stream, &pace).await;
     } else {
@@ -92,12 +93,18 @@ async fn begin(raw: Raw, tls: Option<Arc<ServerConfig>>) -> io::Result<(Stream, 
 }
 
 async fn serve_http1(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
-    let io = Paced::new(TokioIo::new(stream), pace.clone());
-    let buffer = visitor.station.limits.head_bytes + PAST_HEAD;
+    let latch = Latch::new(pace.clone());
+    let limits = &visitor.station.limits;
+    let io = Paced::new(TokioIo::new(Gate::new(stream, latch.clone(), limits)), pace.clone());
+    let mut builder = http1::Builder::new();
+    if limits.head_fields > EASY_FIELDS {
+        builder.max_headers(limits.head_fields);
+    }
+    let buffer = limits.head_bytes + PAST_HEAD;
     let switched = visitor.switched.clone();
-    let mut connection = http1::Builder::new()
+    let visitor = Visitor { latch: Some(latch), ..visitor };
+    let mut connection = builder
         .max_buf_size(buffer)
-        .max_headers(MOST_FIELDS)
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)
         .serve_connection(io, service_fn(move |request| visitor.clone().answer(request)));
@@ -110,9 +117,8 @@ async fn serve_http1(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
     }
 }
 
-/// The 101 has gone out: from here on the connection is a WebSocket. Whatever stands between the socket and
-/// hyper and judges HTTP's framing must let everything through from here on.
-async fn carry(mut tunnel: Tunnel, io: Paced<TokioIo<Stream>>, early: &[u8], pace: &Rc<Pace>) {
+/// The 101 has gone out: from here on the connection is a WebSocket, and its gate stands open.
+async fn carry(mut tunnel: Tunnel, io: Paced<TokioIo<Gate<Stream>>>, early: &[u8], pace: &Rc<Pace>) {
     let _under_way = pace.busy();
     tunnel.begin_with(early);
     let mut app = TokioIo::new(io);
@@ -196,22 +202,25 @@ struct Visitor {
     pace: Rc<Pace>,
     /// What takes the place of HTTP/1.1 when an answer switches protocols.
     switched: Rc<Cell<Option<Tunnel>>>,
+    /// What the gate is told by whoever answers; HTTP/2 has no gate.
+    latch: Option<Rc<Latch>>,
 }
 
 impl Visitor {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
         let under_way = self.pace.busy();
         let request = request.map(Outgoing::streaming);
-        let http2 = request.version() == Version::HTTP_2;
         let station = &*self.station;
         let shown = station
             .observer
             .as_ref()
             .map(|_| (request.method().to_string(), request.uri().path().to_owned(), Instant::now()));
-        let refused = if station.draining.has_begun() {
-            Some(Code::Draining.into())
-        } else {
-            admit(&station.limits, &request).err()
+        let refused = match self.latch.as_ref().and_then(|latch| latch.refusal()) {
+            Some(refusal) => Some(refusal),
+            None if station.draining.has_begun() => Some(Code::Draining.into()),
+            // The gate has judged more strictly what can still be seen here of HTTP/1.
+            None if self.latch.is_some() => None,
+            None => admit(&station.limits, &request).err(),
         };
         let mut response: Answer = match &refused {
             Some(refusal) => pipeline::turn_away(&station.worker, refusal, request),
@@ -222,16 +231,22 @@ impl Visitor {
         };
         // After a framing fault nothing that follows on the connection can be trusted. HTTP/2 frames each
         // request apart.
-        if refused.is_some() && !http2 {
+        let broken = self.latch.as_ref().is_some_and(|latch| refused.is_some() || latch.is_broken());
+        if broken {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if !http2 {
+        if let Some(latch) = &self.latch {
+            // What follows is another protocol's.
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                latch.open();
+            }
             self.switched.set(pipeline::tunnel(&mut response));
             self.pace.depends_on(pipeline::watcher(&response));
         }
         let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
-        let pace = http2.then(|| self.pace.clone());
-        Ok(response.map(|inner| Watched { inner, pace, show, _under_way: under_way }))
+        let pace = self.latch.is_none().then(|| self.pace.clone());
+        let latch = self.latch;
+        Ok(response.map(|inner| Watched { inner, pace, latch, show, _under_way: under_way }))
     }
 }
 
@@ -241,6 +256,8 @@ pub(super) struct Watched {
     /// Set where only this body knows whether the app reads on.
     pace: Option<Rc<Pace>>,
     show: Option<Show>,
+    /// Tells the gate when the answer has ended.
+    latch: Option<Rc<Latch>>,
     _under_way: UnderWay,
 }
 
@@ -274,6 +291,9 @@ impl Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        if let Some(latch) = &self.latch {
+            latch.answered();
+        }
         if let Some(show) = self.show.take() {
             show.done();
         }

@@ -8,6 +8,7 @@ mod admit;
 mod connection;
 mod door;
 mod flood;
+pub mod gate;
 mod pace;
 pub mod station;
 mod stream;

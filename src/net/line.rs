@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::task::Context;
 
 use http::header::UPGRADE;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::{Held, Meter, Outgoing, VendorBody};
 use super::demand;
+use super::frame::Asked;
 use super::patience::Patience;
 use super::pool::Shelf;
 use super::trunk::{Branch, is_unprocessed};
@@ -123,13 +124,14 @@ impl Line {
                 if meter.has_body() {
                     wire.belongs_to(&self.customer);
                 }
-                let asked = wire.is_apart() && request.headers().contains_key(UPGRADE);
+                let upgrade = wire.is_apart() && request.headers().contains_key(UPGRADE);
                 let demand = demand::listen(&mut request);
-                wire.pulse.dispatch(self.reused);
+                let head = *request.method() == Method::HEAD;
+                wire.pulse.dispatch(self.reused, Asked { head, upgrade });
                 let answered = wire.exchange(request, |patience, cx| overdue(&self, patience, cx)).await;
                 let head = self.head(answered, &meter, || !wire.pulse.answered())?;
                 if head.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    let channel = wire.channel(self.upstream.idle).filter(|_| asked);
+                    let channel = wire.channel(self.upstream.idle).filter(|_| upgrade);
                     let unasked = || SendError::Broken("the vendor switched protocols unasked".to_owned());
                     let channel = channel.ok_or_else(unasked)?;
                     return Ok(head.map(|incoming| VendorBody::switched(incoming, channel)));

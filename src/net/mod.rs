@@ -10,6 +10,7 @@ pub mod channel;
 mod demand;
 pub mod dial;
 pub mod fetch;
+mod frame;
 pub mod line;
 mod patience;
 pub mod pool;

@@ -18,13 +18,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor;
-use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::body::Outgoing;
 use super::patience::Patience;
-use super::tap::{Pulse, Stream, Tap};
+use super::tap::Stream;
 use super::upstream::{ConnectError, Upstream};
 use crate::model::Customer;
 
@@ -64,13 +63,12 @@ impl Trunk {
         peer: SocketAddr,
         customer: Option<Customer>,
     ) -> Result<Rc<Self>, ConnectError> {
-        let io = TokioIo::new(Tap::new(stream, Rc::new(Pulse::default())));
         let started = http2::Builder::new(Local)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEAD_BYTES)
-            .handshake::<_, Outgoing>(io)
+            .handshake::<_, Outgoing>(stream)
             .await;
         let (sender, connection) = started.map_err(|e| ConnectError::Unreachable(e.to_string()))?;
         // Whoever waits for an answer learns of a failure.

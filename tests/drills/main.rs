@@ -16,6 +16,9 @@
     clippy::panic
 )]
 
+/// Requests as bytes, each with the mistake that it carries and what must come of it.
+#[path = "../corpus/framing.rs"]
+mod corpus;
 /// What a drill is asked for, and the line that it ends with.
 mod figure;
 /// h2load, and what it says.
@@ -24,6 +27,10 @@ mod load;
 mod nginx;
 /// A process that ends with its owner, and what the kernel knows of it.
 mod process;
+/// Vendors without TLS that keep every byte, or that ignore bodies.
+mod recorder;
+/// Other programs that read HTTP/1.1.
+mod replay;
 /// A real relay, a real vendor, a canary credential and the hunt for it.
 #[path = "../rig/mod.rs"]
 mod rig;
@@ -52,6 +59,10 @@ mod oracle;
 mod requests;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
 mod scale;
+/// Thousands of slow clients, and one that is not.
+mod slow;
+/// As many requests as relay says reach the vendor, and every reader finds as many in the same bytes.
+mod smuggle;
 /// CPU per request beside nginx.
 mod speed;
 /// Events are not delayed.
@@ -67,7 +78,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 11] = [
+const DRILLS: [(&str, Drill); 13] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -79,6 +90,8 @@ const DRILLS: [(&str, Drill); 11] = [
     ("speed", speed::run),
     ("stalled", stalled::run),
     ("scale", scale::run),
+    ("smuggle", smuggle::run),
+    ("slow", slow::run),
 ];
 
 fn main() -> ExitCode {

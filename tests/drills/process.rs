@@ -3,7 +3,7 @@
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// USER_HZ, in which /proc counts CPU time on every Linux that Debian builds.
 const TICKS_PER_SECOND: u64 = 100;
@@ -118,6 +118,18 @@ impl Drop for Process {
 /// Runs a command to its end; what it printed.
 pub fn output(command: &mut Command) -> std::process::Output {
     command.output().unwrap_or_else(|error| panic!("{} does not start: {error}", shown(command)))
+}
+
+/// Raises the limit on open files to `wanted`, for this process and those it starts.
+pub fn allow_descriptors(wanted: u64) {
+    let now = getrlimit(Resource::Nofile);
+    if now.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let maximum = now.maximum.map(|maximum| maximum.max(wanted));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).unwrap_or_else(|error| {
+        panic!("this drill opens {wanted} files in one process and may open only {now:?}: {error}")
+    });
 }
 
 fn shown(command: &Command) -> String {

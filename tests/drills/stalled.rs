@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::AsFd;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use crate::figure::{Figure, Plan};
+use crate::process::allow_descriptors;
 use crate::rig::client::Client;
 use crate::rig::vendor::{Received, Vendor, answer, raw};
 use crate::sample::Noise;
@@ -107,18 +107,6 @@ fn vendor(gate: Gate) -> Vendor {
         }
         _ => answer(out, 200, &[], b"ok"),
     })
-}
-
-/// Raises the limit on open files to `wanted`, for this process and those it starts.
-fn allow_descriptors(wanted: u64) {
-    let now = getrlimit(Resource::Nofile);
-    if now.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let maximum = now.maximum.map(|maximum| maximum.max(wanted));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).unwrap_or_else(|error| {
-        panic!("this drill opens {wanted} files in one process and may open only {now:?}: {error}")
-    });
 }
 
 fn keep_little(socket: impl AsFd) {
