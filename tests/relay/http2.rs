@@ -365,3 +365,44 @@ fn what_only_begins_like_http2_is_answered_as_http1() {
     ));
     assert_eq!(client.answer("POST").status, 200);
 }
+
+#[test]
+fn a_revocation_resets_its_own_streams_and_no_other() {
+    let vendor = Vendor::by_hand(|_, out| {
+        vendor::raw(out, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        while std::io::Write::write_all(out, b"7\r\nevent\n\n\r\n").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let rig = Rig::before(settings(""), vendor);
+    let (revoked, other) = (rig.secret("acme"), rig.secret("acme"));
+    rig.runtime().block_on(async {
+        let mut sender = connect(rig.app()).await;
+        let mut open = async |id: &str| {
+            let request = request(&rig, "GET", &format!("/vendor/{id}/x"), whole(""));
+            let mut body = sender.send_request(request).await.unwrap().into_body();
+            assert!(body.frame().await.unwrap().is_ok());
+            body
+        };
+        let (mut cut, mut stays) = (open(&revoked).await, open(&other).await);
+        assert_eq!(rig.admin("POST", &format!("/v1/secrets/{revoked}/disable"), None).status, 200);
+        let end = timeout(Duration::from_secs(1), async {
+            loop {
+                match cut.frame().await {
+                    Some(Ok(_)) => {}
+                    other => return other.map(|frame| frame.is_ok()),
+                }
+            }
+        });
+        assert_eq!(end.await.expect("it ends within a second"), Some(false), "a reset, no clean end");
+        for _ in 0..20 {
+            assert!(stays.frame().await.unwrap().is_ok(), "the other secret's stream goes on");
+        }
+    });
+    let records = rig.audit_until(|records| records.iter().any(|r| r["kind"] == "outcome"));
+    let outcome = records.iter().find(|r| r["kind"] == "outcome").unwrap();
+    assert_eq!(
+        (&outcome["secret"], &outcome["note"]),
+        (&revoked.into(), &"cut: the secret was disabled".into())
+    );
+}

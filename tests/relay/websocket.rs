@@ -505,3 +505,19 @@ fn the_handshakes_answer_is_scrubbed() {
     drop(app);
     assert_eq!(outcome(&rig)["reflected"], true);
 }
+
+#[test]
+fn a_vendor_that_prefers_http2_is_asked_over_http1() {
+    let vendor = Vendor::by_hand_offering(&["h2", "http/1.1"], |request, out| {
+        if request.header("upgrade").is_some() {
+            accept(request, out, "");
+        }
+    });
+    let rig = Rig::before(Settings { integration: format!("{BEARER}http2 = true\n"), ..settings() }, vendor);
+    let id = rig.secret("acme");
+    drop(App::open(&rig, &id));
+    assert_eq!(rig.vendor.last().line(), "GET /base/live");
+    // The same vendor is spoken to in HTTP/2 otherwise.
+    let _ = rig.get(&format!("/vendor/{id}/x"), &rig.token("acme"));
+    assert!(rig.vendor.last().head.starts_with("PRI * HTTP/2.0"), "{}", rig.vendor.last().head);
+}

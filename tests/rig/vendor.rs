@@ -51,12 +51,20 @@ pub struct Vendor {
 impl Vendor {
     /// A vendor that reads whole requests and answers each as `script` writes.
     pub fn start(script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static) -> Self {
-        Self::serving(move |number, tls, kept| serve(number, tls, &script, kept))
+        Self::serving(&[], move |number, tls, kept| serve(number, tls, &script, kept))
     }
 
     /// A vendor that reads heads alone; `script` has the connection, the head, and what came with it.
     pub fn by_hand(script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static) -> Self {
-        Self::serving(move |number, tls, kept| {
+        Self::by_hand_offering(&[], script)
+    }
+
+    /// The same, and it prefers these protocols in this order.
+    pub fn by_hand_offering(
+        alpn: &[&str],
+        script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(alpn, move |number, tls, kept| {
             let mut buffer = Vec::new();
             while let Some(mut request) = read_head(number, tls, &mut buffer) {
                 request.body = std::mem::take(&mut buffer);
@@ -66,8 +74,14 @@ impl Vendor {
         })
     }
 
-    fn serving(each: impl Fn(usize, &mut Out<'_>, &Mutex<Vec<Received>>) + Send + Sync + 'static) -> Self {
+    fn serving(
+        alpn: &[&str],
+        each: impl Fn(usize, &mut Out<'_>, &Mutex<Vec<Received>>) + Send + Sync + 'static,
+    ) -> Self {
         let (config, ca_pem) = identity(&["localhost"]);
+        let mut config = ServerConfig::clone(&config);
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let config = Arc::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();

@@ -39,6 +39,8 @@ pub struct Tunnel {
     frames: Frames,
     up: BytesMut,
     up_unsent: bool,
+    /// The vendor takes nothing more.
+    deaf: bool,
     sent: Meter,
     down: Vec<u8>,
     written: usize,
@@ -68,6 +70,7 @@ impl Tunnel {
             frames: Frames::new(),
             up: BytesMut::new(),
             up_unsent: false,
+            deaf: false,
             sent,
             down: Vec::new(),
             written: 0,
@@ -101,7 +104,9 @@ impl Tunnel {
             let moved = match self.poll_both(cx, app) {
                 Ok(moved) => moved,
                 Err(error) => {
-                    self.passed.trail().ended(Some(format!("cut: {error}")));
+                    // Only the app's side ends so; its own reason is of no use to anyone but a debugger.
+                    tracing::debug!(%error, "an app's WebSocket broke");
+                    self.passed.trail().ended(Some("the app went away".to_owned()));
                     return Poll::Ready(());
                 }
             };
@@ -126,7 +131,7 @@ impl Tunnel {
         Ok(self.poll_down(cx, app)? | up)
     }
 
-    /// App to vendor; whether anything moved.
+    /// App to vendor; whether anything moved. An error is the app's.
     fn poll_up<A: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, app: &mut A) -> io::Result<bool> {
         let mut moved = false;
         if self.up.is_empty() {
@@ -139,30 +144,42 @@ impl Tunnel {
                     self.ending = Some(Ending::at_once(note));
                     return Ok(true);
                 }
-                self.up.extend_from_slice(into.filled());
+                if !self.deaf {
+                    self.up.extend_from_slice(into.filled());
+                }
                 moved = true;
             }
         }
         while !self.up.is_empty() {
             let Poll::Ready(wrote) = self.channel.poll_write(cx, &self.up) else { return Ok(moved) };
-            let wrote = wrote?;
-            if wrote == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            moved = true;
+            match wrote {
+                Ok(wrote) if wrote > 0 => {
+                    self.up.advance(wrote);
+                    self.sent.add(wrote as u64);
+                    self.up_unsent = true;
+                }
+                _ => self.is_not_heard(),
             }
-            self.up.advance(wrote);
-            self.sent.add(wrote as u64);
-            (self.up_unsent, moved) = (true, true);
         }
         if self.up_unsent
             && let Poll::Ready(flushed) = self.channel.poll_flush(cx)
         {
-            flushed?;
             self.up_unsent = false;
+            if flushed.is_err() {
+                self.is_not_heard();
+            }
         }
         Ok(moved)
     }
 
-    /// Vendor to app; whether anything moved.
+    /// The vendor takes nothing more. What it has sent before may still wait to be read, its Close above all.
+    fn is_not_heard(&mut self) {
+        self.deaf = true;
+        self.up.clear();
+    }
+
+    /// Vendor to app; whether anything moved. An error is the app's.
     fn poll_down<A: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, app: &mut A) -> io::Result<bool> {
         let mut moved = false;
         if self.down.is_empty() {
