@@ -52,7 +52,7 @@ async fn main() -> Result<(), Failure> {
         .await?;
     let token = token(&issuer, &customer)?;
 
-    let (app, id) = (relay.app, sealed.id);
+    let (app, id) = (relay.app.address().ok_or("relay listens on TCP")?, sealed.id);
     let asked = tokio::task::spawn_blocking(move || {
         let head = format!("GET /vendor/{id}/hello HTTP/1.1\r\nauthorization: Bearer {token}");
         ask(app, &head)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
 
@@ -19,18 +19,23 @@ use crate::net::pool::Pool;
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
+use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
-use crate::stage::inject::inject;
+use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;
 use crate::stage::record::{self, Ledger, Recorded, Trail};
 use crate::stage::route::{Routes, route};
 use crate::stage::scrub::{Passed, Surroundings, scrub};
+
 use crate::stage::send::{Sent, send};
 use crate::stage::unseal::unseal;
 
 pub use crate::net::body::Outgoing;
+pub use crate::stage::authorize::leases::Watcher;
+pub use crate::stage::route::Entrance;
+pub use crate::stage::scrub::Tunnel;
 
 /// What all workers share.
 pub struct Shared {
@@ -56,6 +61,8 @@ pub struct Worker {
     pub verdicts: Verdicts,
     /// Connections to vendors.
     pub pool: Pool,
+    /// Grants in use.
+    pub leases: Leases,
     /// Where trails go.
     pub ledger: Rc<Ledger>,
 }
@@ -66,10 +73,10 @@ pub type Answer = Response<AnswerBody>;
 /// Its body: streaming, counted, closing the trail.
 pub type AnswerBody = Recorded<Either<Box<Passed>, Full<Bytes>>>;
 
-/// Serves one request.
-pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
+/// Serves one request that came in by `entrance`.
+pub async fn serve(worker: &Worker, entrance: &Entrance, head: Parts, mut body: Outgoing) -> Answer {
     let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
-    let answer = match relay(worker, &trail, &head, &mut body).await {
+    let answer = match relay(worker, entrance, &trail, &head, &mut body).await {
         Ok(response) => response.map(Either::Left),
         Err(refusal) => refuse(&refusal, &trail, &head, body).map(Either::Right),
     };
@@ -78,17 +85,23 @@ pub async fn serve(worker: &Worker, head: Parts, mut body: Outgoing) -> Answer {
 
 async fn relay(
     worker: &Worker,
+    entrance: &Entrance,
     trail: &Rc<Trail>,
     head: &Parts,
     body: &mut Outgoing,
 ) -> Result<Response<Box<Passed>>, Refusal> {
     let shared = &*worker.shared;
-    let rules = Rules { routes: &shared.routes, records: &shared.records, in_flight: &shared.in_flight };
+    let rules = Rules {
+        routes: &shared.routes,
+        records: &shared.records,
+        in_flight: &shared.in_flight,
+        leases: &worker.leases,
+    };
 
-    let matched = route(&shared.routes, head)?;
+    let matched = route(&shared.routes, entrance, head)?;
     let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
     trail.authenticated(&caller);
-    let grant = authorize(&rules, caller, &head.method, &head.headers).await?;
+    let grant = authorize(&rules, caller, head).await?;
     let mut opened = record::open(trail, grant).await?;
     let mut again = false;
     let answer = loop {
@@ -96,7 +109,7 @@ async fn relay(
         let credential = unseal(&shared.keys, &opened, &line).await?;
         trail.uploads(body.meter());
         let armed = inject(&opened, credential, head, mem::take(body))?;
-        match send(line, armed).await? {
+        match send(line, armed, opened.grant().lease()).await? {
             Sent::Answer(answer) => break answer,
             Sent::Again(unsent) => *body = unsent,
         }
@@ -106,11 +119,31 @@ async fn relay(
     scrub(&shared.surroundings, opened, trail, head, answer).await
 }
 
+/// What is behind an answer that switches protocols: it lives on once the answer's head has gone out.
+pub fn tunnel(answer: &mut Answer) -> Option<Tunnel> {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return None;
+    }
+    match answer.body_mut().hand_over(Either::Right(Full::default())) {
+        Either::Left(passed) => Tunnel::of(passed),
+        Either::Right(_) => None,
+    }
+}
+
+/// Sees whether the secret behind an answer is revoked while the answer is under way.
+pub fn watcher(answer: &Answer) -> Option<Watcher> {
+    match answer.body().inner() {
+        Either::Left(passed) => Some(passed.watcher()),
+        Either::Right(_) => None,
+    }
+}
+
 /// relay's own answer. What is left of the request's body is read a little further, so that a client that
 /// is still writing sees the answer instead of a reset.
 fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Outgoing) -> Response<Full<Bytes>> {
     trail.refused(refusal);
-    if !body.is_end_stream() {
+    // An app that waits to be asked for its body has none under way, and reading it would ask.
+    if !body.is_end_stream() && !expects_continue(head) {
         tokio::task::spawn_local(reply::drain(body));
     }
     reply::refuse(refusal, trail.request_id(), &head.headers)

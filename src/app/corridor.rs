@@ -11,7 +11,7 @@ use crate::config::{CallerKeys, Callers, Config, Integration};
 use crate::jwks::{Algorithm, KeySet};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
-use crate::net::tls::{Roots, client_config};
+use crate::net::tls::{Roots, client_config, offering_http2};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
 use crate::stage::authenticate::TokenRules;
@@ -81,9 +81,10 @@ fn route(
         (None, None) => None,
     };
     let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
+    let tls = client_config(roots).map_err(failed("an integration's ca_file"))?;
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
-        tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
+        tls: if integration.http2 { offering_http2(&tls) } else { tls },
         resolver: resolver.clone(),
         egress: Egress::new(integration.private_cidrs.clone(), own.clone()),
         plaintext: integration.plaintext_danger,
@@ -97,6 +98,7 @@ fn route(
         origin: integration.origin.clone(),
         origin_text: integration.origin.to_string(),
         host: HeaderValue::try_from(integration.origin.authority()).map_err(failed("an upstream"))?,
+        own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
         fields: integration.fields.clone(),
@@ -105,16 +107,18 @@ fn route(
         upstream: Arc::new(upstream),
         cookies: integration.cookies,
         ranges: integration.ranges,
+        websocket: integration.websocket,
+        rewrite_json: integration.rewrite_json,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: integration.rate.map(Rate::new),
     })
 }
 
-pub(super) fn surroundings(config: &Config, app: SocketAddr, admin: SocketAddr) -> Surroundings {
+pub(super) fn surroundings(config: &Config, own: &[SocketAddr]) -> Surroundings {
     let public_url = config.server.public_url.clone();
     let authority =
         public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
-    let own = [app.to_string(), admin.to_string()].into_iter().chain(authority).collect();
+    let own = own.iter().map(ToString::to_string).chain(authority).collect();
     Surroundings { public_url, own }
 }

@@ -3,6 +3,7 @@
 //! The only room that names concrete providers. What must never enter: a decision about a request.
 
 mod corridor;
+mod doors;
 mod providers;
 
 use std::fmt::Display;
@@ -14,27 +15,30 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Listen};
 use crate::kms::Kms;
 use crate::kms::cached::DataKeys;
 use crate::listen::station::Station;
-use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, worker};
+use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
 use crate::metrics::Metrics;
+use crate::model::IntegrationName;
 use crate::net::pool::{Pool, PoolLimits};
 use crate::pipeline::{Shared, Worker};
 use crate::seal::{SealTarget, Sealer};
 use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
+use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
 
 use corridor::{routes, surroundings, token_rules};
+use doors::Doors;
 use providers::{open_kms, open_log, open_sink, open_store};
 
 /// Tokens whose verdict a worker keeps.
@@ -43,6 +47,8 @@ const VERDICTS: usize = 10_000;
 const APP_IDLE: Duration = Duration::from_secs(75);
 /// How long an answer may wait for the app to read on.
 const APP_STALLED: Duration = Duration::from_secs(300);
+/// How long open WebSockets have for their goodbyes once the grace is over.
+const GOODBYES: Duration = Duration::from_millis(250);
 /// How long workers may take to end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -70,7 +76,9 @@ pub struct Options {
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
 pub struct Running {
     /// Where the app talks to it.
-    pub app: SocketAddr,
+    pub app: Listen,
+    /// The integrations' own listeners.
+    pub doors: Vec<(IntegrationName, Listen)>,
     /// Where operators do.
     pub admin: SocketAddr,
     sealer: Arc<Sealer>,
@@ -96,13 +104,12 @@ pub async fn start(config: Config, control: Handle) -> Result<Running, StartErro
 /// # Errors
 /// As [`start`].
 pub async fn start_with(config: Config, options: Options, control: Handle) -> Result<Running, StartError> {
-    let listener = listen::bind(config.server.listen).await.map_err(failed("[server] listen"))?;
+    let doors = doors::open(&config).await?;
     let admin_listener =
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
-    let app = listener.local_addr().map_err(failed("[server] listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
-    let Options { observer, kms, store, sink } = options;
 
+    let Options { observer, kms, store, sink } = options;
     let limits = config.server.limits.clone();
     let kms = kms.map_or_else(|| open_kms(&config.keys), Ok)?;
     let keys = Arc::new(DataKeys::new(kms, limits.data_keys, control.clone()));
@@ -111,13 +118,12 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         None => open_store(&config.store, &control).await?,
     };
     let targets = config.integrations.iter().map(SealTarget::from).collect();
-    let sealer =
-        Sealer::open(store.clone(), keys.clone(), targets).await.map_err(failed("[keys] and [store]"))?;
-    let sealer = Arc::new(sealer);
+    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
+    let sealer = Arc::new(sealer.map_err(failed("[keys] and [store]"))?);
     let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
     let log = open_log(sink, &config, &keys, &store, &control).await?;
     let metrics = Arc::new(Metrics::new());
-    let own: Arc<[SocketAddr]> = Arc::new([app, admin]);
+    let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
     let shared = Arc::new(Shared {
         routes,
@@ -125,7 +131,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
-        surroundings: surroundings(&config, app, admin),
+        surroundings: surroundings(&config, &own),
     });
     let draining = Arc::new(Draining::default());
     let parts = Parts {
@@ -138,12 +144,25 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     };
     let chain = log.chain();
     let api = api(config.admin.token, &sealer, store, chain.clone(), &parts);
-    let workers = parts.open_doors(listener, config.server.workers, &control)?;
+    let (app, own_doors) = doors.places();
+    let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
     let grace = config.server.grace;
     note(&chain, "start").await.map_err(failed("[audit]"))?;
-    Ok(Running { app, admin, sealer, log, chain, metrics, draining, admin_stop, workers, grace })
+    Ok(Running {
+        app,
+        doors: own_doors,
+        admin,
+        sealer,
+        log,
+        chain,
+        metrics,
+        draining,
+        admin_stop,
+        workers,
+        grace,
+    })
 }
 
 impl Running {
@@ -171,6 +190,8 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.draining.enter(Phase::Closing);
+        // What has no end of its own is still open: a WebSocket is told that relay goes away.
+        let until = until.max(Instant::now() + GOODBYES);
         while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -210,7 +231,7 @@ struct Parts {
 impl Parts {
     fn open_doors(
         self,
-        listener: TcpListener,
+        doors: Doors,
         count: usize,
         control: &Handle,
     ) -> Result<Vec<JoinHandle<()>>, StartError> {
@@ -229,12 +250,15 @@ impl Parts {
                 });
             threads.push(thread.map_err(failed("a worker thread"))?);
         }
-        let (most, metrics, draining) = (self.limits.connections, self.metrics, self.draining);
-        control.spawn(async move {
-            if let Err(error) = listen::accept(listener, queues, most, metrics, draining).await {
-                tracing::error!(%error, "relay accepts no more connections");
-            }
-        });
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let queues = Arc::new(Queues::new(queues));
+        for door in doors.bound {
+            let (metrics, draining) = (self.metrics.clone(), self.draining.clone());
+            control.spawn(door.accept(queues.clone(), places.clone(), metrics, draining));
+        }
+        if let Some(tls) = doors.tls {
+            control.spawn(tls.follow());
+        }
         Ok(threads)
     }
 
@@ -245,6 +269,7 @@ impl Parts {
             (self.draining.clone(), self.observer.clone(), self.limits.clone());
         move || Station {
             worker: Worker {
+                leases: Leases::new(shared.records.clone()),
                 shared,
                 verdicts: Verdicts::new(VERDICTS),
                 pool: Pool::new(PoolLimits {

@@ -84,7 +84,8 @@ struct RealRunning(app::Running);
 
 impl Running for RealRunning {
     fn app(&self) -> SocketAddr {
-        self.0.app
+        // A dev relay listens on the loopback address that it was given.
+        self.0.app.address().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
     fn admin(&self) -> SocketAddr {

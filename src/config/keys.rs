@@ -54,6 +54,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("workers", Scalar),
             ("grace", Scalar),
             ("limits", Compound),
+            ("tls", Compound),
         ],
     },
     Shape {
@@ -70,6 +71,11 @@ pub(super) const SHAPES: &[Shape] = &[
             ("idle_per_origin", Scalar),
             ("idle_timeout", Scalar),
         ],
+    },
+    Shape {
+        path: "server.tls",
+        shown: "[server.tls]",
+        keys: &[("certificate", Scalar), ("key", Scalar), ("client_ca", Scalar)],
     },
     Shape {
         path: "callers",
@@ -96,6 +102,9 @@ pub(super) const SHAPES: &[Shape] = &[
         shown: "[integrations.NAME]",
         keys: &[
             ("upstream", Scalar),
+            ("listen", Scalar),
+            ("host", Scalar),
+            ("http2", Scalar),
             ("inject", Compound),
             ("fields", Compound),
             ("allow", Compound),
@@ -106,7 +115,9 @@ pub(super) const SHAPES: &[Shape] = &[
             ("timeout", Compound),
             ("cookies", Scalar),
             ("ranges", Scalar),
+            ("websocket", Scalar),
             ("isolate", Scalar),
+            ("rewrite", Compound),
             ("on_reflect", Scalar),
             ("rate", Scalar),
         ],

@@ -16,6 +16,7 @@ pub mod template;
 mod usable;
 mod written;
 
+use std::fmt;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -156,7 +157,9 @@ pub struct Config {
 /// `[server]`
 pub struct Server {
     /// Where the app talks to relay.
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// The certificate of the listeners that speak TLS.
+    pub tls: Option<ServerTls>,
     /// Where operators do. Loopback unless changed.
     pub admin_listen: SocketAddr,
     /// How the app addresses relay, if not by the request's own authority: `https://relay.internal`.
@@ -167,6 +170,61 @@ pub struct Server {
     pub grace: Duration,
     /// The named limits.
     pub limits: Limits,
+}
+
+/// Where relay listens: `127.0.0.1:8480`, `tls:127.0.0.1:8443` or `unix:/run/relay/relay.sock`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// Whether it speaks TLS.
+        tls: bool,
+    },
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// TCP without TLS.
+    pub const fn plain(address: SocketAddr) -> Self {
+        Self::Tcp { address, tls: false }
+    }
+
+    /// The TCP address, if it is one.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { address, .. } => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether it speaks TLS.
+    pub const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp { tls: true, .. })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, tls: false } => write!(f, "{address}"),
+            Self::Tcp { address, tls: true } => write!(f, "tls:{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// `[server.tls]`: read at start, and again when a file changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The certificate and what it was issued by, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// The authorities of which clients must present a certificate, PEM; `None` asks for none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[server.limits]`
@@ -279,6 +337,12 @@ pub struct Integration {
     pub origin: Origin,
     /// The path below which everything stays: empty, or `/api` without a slash at its end.
     pub base_path: String,
+    /// A listener of its own.
+    pub listen: Option<Listen>,
+    /// A host name of its own on the common listener, in lower case and without a port.
+    pub host: Option<String>,
+    /// Whether HTTP/2 is offered to the vendor beside HTTP/1.1.
+    pub http2: bool,
     /// The fields that a secret of it has.
     pub fields: Vec<FieldSetting>,
     /// Where they are put.
@@ -301,8 +365,12 @@ pub struct Integration {
     pub cookies: bool,
     /// Whether `Range` passes to the vendor and partial answers to the app.
     pub ranges: bool,
+    /// Whether a request may become a WebSocket.
+    pub websocket: bool,
     /// Whether connections are never shared between customers.
     pub isolate_customers: bool,
+    /// Whether URLs of the vendor's in JSON answers are rewritten to relay's (`rewrite = ["json"]`).
+    pub rewrite_json: bool,
     /// What happens when the credential is found in an answer.
     pub on_reflect: OnReflect,
     /// Requests per customer and second, with a burst of as many; `None` is unlimited.

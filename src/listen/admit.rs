@@ -4,7 +4,7 @@
 //! ways is refused and its connection closed. What must never enter: anything that needs configuration
 //! beyond the limits.
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::DoorLimits;
@@ -46,6 +46,9 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
     if framing.lengths > 1 {
         return malformed("A request has at most one Content-Length.");
     }
+    if framing.unknown_expectation && request.version() >= Version::HTTP_11 {
+        return malformed("relay meets no expectation but `100-continue` (RFC 9110 section 10.1.1).");
+    }
     if !request.uri().path().starts_with('/') {
         return malformed("A request's target begins with a slash.");
     }
@@ -62,6 +65,7 @@ struct Framing<'a> {
     coding: Option<&'a HeaderValue>,
     codings: usize,
     lengths: usize,
+    unknown_expectation: bool,
 }
 
 impl<'a> Framing<'a> {
@@ -77,6 +81,8 @@ impl<'a> Framing<'a> {
                 framing.codings += 1;
             } else if *name == CONTENT_LENGTH {
                 framing.lengths += 1;
+            } else if *name == EXPECT {
+                framing.unknown_expectation |= !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
         }
         framing

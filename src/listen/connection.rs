@@ -1,28 +1,39 @@
-//! One HTTP/1.1 connection from an app.
+//! One connection from an app: TLS where the door speaks it, then HTTP/1.1 or HTTP/2, or the WebSocket that an
+//! HTTP/1.1 connection may become.
+//!
+//! What must never enter: a decision about a request beyond its framing.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use rustls::ServerConfig;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::admit::admit;
-use super::pace::{Order, Pace, Paced};
+use super::flood::Counted;
+use super::pace::{Order, Pace, Paced, UnderWay};
 use super::station::Station;
+use super::stream::{Raw, Stream};
 use super::{Observer, Seen};
-use crate::pipeline::{self, Answer, Outgoing};
+use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
@@ -32,81 +43,205 @@ use crate::secret::Secret;
 const PAST_HEAD: usize = 16 * 1024;
 const MOST_FIELDS: usize = 400;
 const SHOWN: usize = 256;
+/// Requests at once on an HTTP/2 connection.
+const STREAMS: u32 = 100;
+/// Bytes of a request's body that may be on their way to relay, per stream and per connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of an answer that wait per stream for an app that reads slowly.
+const SEND_BUFFER: usize = 32 * 1024;
+
+/// A connection as the acceptor hands it over.
+pub(super) struct Arrival {
+    pub(super) raw: Raw,
+    /// Set if it is to speak TLS.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    /// The door.
+    pub(super) entrance: Arc<Entrance>,
+}
 
 /// Serves the connection until it closes, or until it is cut for being too slow.
-pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
-    let io = Paced::new(TokioIo::new(stream), pace.clone());
-    let paced = pace.clone();
-    let buffer = station.limits.head_bytes + PAST_HEAD;
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (station, pace) = (station.clone(), paced.clone());
-        async move {
-            pace.busy();
-            Ok::<_, Infallible>(answer(&station, request.map(Outgoing::streaming), pace).await)
+pub(super) async fn serve(station: Rc<Station>, arrival: Arrival, pace: Rc<Pace>) {
+    let Arrival { raw, tls, entrance } = arrival;
+    // Boxed: most connections have begun long ago.
+    let begun = Box::pin(timeout(station.limits.head_timeout, begin(raw, tls))).await;
+    let (stream, http2) = match begun {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(error)) => return tracing::debug!(%error, "a connection did not begin"),
+        Err(_) => return tracing::debug!("a connection was too slow to begin"),
+    };
+    let visitor = Visitor { station, entrance, pace: pace.clone(), switched: Rc::default() };
+    if http2 {
+        serve_http2(visitor, stream, &pace).await;
+    } else {
+        serve_http1(visitor, stream, &pace).await;
+    }
+}
+
+/// TLS, where the door speaks it, and which HTTP it is.
+async fn begin(raw: Raw, tls: Option<Arc<ServerConfig>>) -> io::Result<(Stream, bool)> {
+    let stream = match (Stream::of(raw)?, tls) {
+        (Stream::Tcp(tcp), Some(tls)) => Stream::Tls(Box::new(TlsAcceptor::from(tls).accept(tcp).await?)),
+        (plain, None) => plain,
+        (Stream::Unix(_) | Stream::Tls(_), Some(_)) => {
+            return Err(io::Error::other("only TCP connections speak TLS"));
         }
-    });
-    let connection = http1::Builder::new()
+    };
+    let http2 = stream.speaks_http2().await?;
+    Ok((stream, http2))
+}
+
+async fn serve_http1(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
+    let io = Paced::new(TokioIo::new(stream), pace.clone());
+    let buffer = visitor.station.limits.head_bytes + PAST_HEAD;
+    let switched = visitor.switched.clone();
+    let mut connection = http1::Builder::new()
         .max_buf_size(buffer)
         .max_headers(MOST_FIELDS)
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
-    let mut told = false;
-    poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended in an error");
-                }
-                return Poll::Ready(());
-            }
-            match pace.order(cx) {
-                Order::Close if !told => {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                Order::Serve | Order::Close => return Poll::Pending,
-                Order::Cut => {
-                    tracing::debug!("a connection was too slow and was cut");
-                    return Poll::Ready(());
-                }
-            }
-        }
+        .serve_connection(io, service_fn(move |request| visitor.clone().answer(request)));
+    let close = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
+    if drive(Pin::new(&mut connection), close, pace).await
+        && let Some(tunnel) = switched.take()
+    {
+        let parts = connection.into_parts();
+        carry(tunnel, parts.io, &parts.read_buf, pace).await;
+    }
+}
+
+/// The 101 has gone out: from here on the connection is a WebSocket. Whatever stands between the socket and
+/// hyper and judges HTTP's framing must let everything through from here on.
+async fn carry(mut tunnel: Tunnel, io: Paced<TokioIo<Stream>>, early: &[u8], pace: &Rc<Pace>) {
+    let _under_way = pace.busy();
+    tunnel.begin_with(early);
+    let mut app = TokioIo::new(io);
+    poll_fn(|cx| match pace.order(cx) {
+        Order::Cut => Poll::Ready(()),
+        order => tunnel.poll(cx, &mut app, order == Order::Close),
     })
     .await;
 }
 
-async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -> Response<Watched> {
-    let shown = station
-        .observer
-        .as_ref()
-        .map(|_| (request.method().to_string(), request.uri().path().to_owned(), Instant::now()));
-    let refused = if station.draining.has_begun() {
-        Some(Code::Draining.into())
-    } else {
-        admit(&station.limits, &request).err()
-    };
-    let mut response: Answer = match &refused {
-        Some(refusal) => pipeline::turn_away(&station.worker, refusal, request),
-        None => {
-            let (head, body) = request.into_parts();
-            pipeline::serve(&station.worker, head, body).await
+async fn serve_http2(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
+    let io = Paced::new(TokioIo::new(Counted::new(stream)), pace.clone());
+    let head = u32::try_from(visitor.station.limits.head_bytes).unwrap_or(u32::MAX);
+    let connection = http2::Builder::new(Local)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(head)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .serve_connection(io, service_fn(move |request| visitor.clone().answer(with_host(request))));
+    drive(pin!(connection), |connection| connection.graceful_shutdown(), pace).await;
+}
+
+/// Drives a connection until it ends, closing or cutting it as its pace is told. Says whether it ended in order.
+async fn drive<C>(mut connection: Pin<&mut C>, close: impl Fn(Pin<&mut C>), pace: &Pace) -> bool
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut told = false;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                if let Err(error) = &ended {
+                    tracing::debug!(%error, "a connection ended in an error");
+                }
+                return Poll::Ready(ended.is_ok());
+            }
+            match pace.order(cx) {
+                Order::Close if !told => {
+                    told = true;
+                    close(connection.as_mut());
+                }
+                Order::Serve | Order::Close => return Poll::Pending,
+                Order::Cut => {
+                    tracing::debug!("a connection was cut: too slow, or its secret revoked");
+                    return Poll::Ready(false);
+                }
+            }
         }
-    };
-    // After a framing fault nothing that follows on the connection can be trusted.
-    if refused.is_some() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    })
+    .await
+}
+
+/// HTTP/2 names the host in `:authority`, and `Host` may be absent (RFC 9113 section 8.3.1). Where both
+/// stand, [`crate::pipeline`] compares them.
+fn with_host(mut request: Request<Incoming>) -> Request<Incoming> {
+    if !request.headers().contains_key(HOST)
+        && let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
     }
-    let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
-    response.map(|inner| Watched { inner, pace, show })
+    request
+}
+
+/// Runs HTTP/2's streams on the worker's own thread.
+#[derive(Clone)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Who comes in by one connection.
+#[derive(Clone)]
+struct Visitor {
+    station: Rc<Station>,
+    entrance: Arc<Entrance>,
+    pace: Rc<Pace>,
+    /// What takes the place of HTTP/1.1 when an answer switches protocols.
+    switched: Rc<Cell<Option<Tunnel>>>,
+}
+
+impl Visitor {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
+        let under_way = self.pace.busy();
+        let request = request.map(Outgoing::streaming);
+        let http2 = request.version() == Version::HTTP_2;
+        let station = &*self.station;
+        let shown = station
+            .observer
+            .as_ref()
+            .map(|_| (request.method().to_string(), request.uri().path().to_owned(), Instant::now()));
+        let refused = if station.draining.has_begun() {
+            Some(Code::Draining.into())
+        } else {
+            admit(&station.limits, &request).err()
+        };
+        let mut response: Answer = match &refused {
+            Some(refusal) => pipeline::turn_away(&station.worker, refusal, request),
+            None => {
+                let (head, body) = request.into_parts();
+                pipeline::serve(&station.worker, &self.entrance, head, body).await
+            }
+        };
+        // After a framing fault nothing that follows on the connection can be trusted. HTTP/2 frames each
+        // request apart.
+        if refused.is_some() && !http2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if !http2 {
+            self.switched.set(pipeline::tunnel(&mut response));
+            self.pace.depends_on(pipeline::watcher(&response));
+        }
+        let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
+        let pace = http2.then(|| self.pace.clone());
+        Ok(response.map(|inner| Watched { inner, pace, show, _under_way: under_way }))
+    }
 }
 
 /// The answer's body, telling the connection's pace when it has ended.
 pub(super) struct Watched {
     inner: pipeline::AnswerBody,
-    pace: Rc<Pace>,
+    /// Set where only this body knows whether the app reads on.
+    pace: Option<Rc<Pace>>,
     show: Option<Show>,
+    _under_way: UnderWay,
 }
 
 impl Body for Watched {
@@ -117,7 +252,11 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Some(pace) = &self.pace {
+            pace.waits_for_app(matches!(polled, Poll::Ready(Some(_))));
+        }
+        let frame = ready!(polled);
         if let (Some(show), Some(Ok(frame))) = (&mut self.show, &frame) {
             show.saw(frame.data_ref().map_or(&[], |data| data));
         }
@@ -135,7 +274,6 @@ impl Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.pace.idle();
         if let Some(show) = self.show.take() {
             show.done();
         }
@@ -144,7 +282,7 @@ impl Drop for Watched {
 
 /// Collects the first bytes of one answer for the observer.
 struct Show {
-    observer: std::sync::Arc<dyn Fn(Seen) + Send + Sync>,
+    observer: Arc<dyn Fn(Seen) + Send + Sync>,
     seen: Seen,
     body: Vec<u8>,
     started: Instant,

@@ -1,30 +1,39 @@
 //! The doors: accept, hand over to a worker, serve, drain.
 //!
-//! One acceptor hands connections round-robin to single-threaded workers, one runtime per core; each owns
+//! The acceptors hand connections round-robin to single-threaded workers, one runtime per core; each owns
 //! its pool, its token verdicts and its audit chain, so the data path takes no lock and wakes no other
 //! thread. What must never enter: a decision about a request beyond its framing.
 
 mod admit;
 mod connection;
+mod door;
+mod flood;
 mod pace;
 pub mod station;
+mod stream;
+mod tls;
 pub mod worker;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use rustls::ServerConfig;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use crate::metrics::Metrics;
 use crate::model::RequestId;
+use crate::pipeline::Entrance;
 use crate::secret::Secret;
+
+pub use door::{Door, Place, bind};
+use stream::Raw;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// One accepted connection on its way to a worker.
 pub struct Accepted {
-    stream: std::net::TcpStream,
+    raw: Raw,
+    tls: Option<Arc<ServerConfig>>,
+    entrance: Arc<Entrance>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -103,58 +112,22 @@ pub struct Seen {
 /// Sees every answer that went out; `None` outside of `relay dev`.
 pub type Observer = Option<Arc<dyn Fn(Seen) + Send + Sync>>;
 
-/// Accepts until draining begins, at most `most` connections at once, and hands them out in turn.
-///
-/// # Errors
-/// The listener's own, once it can accept no more.
-pub async fn accept(
-    listener: TcpListener,
+/// The workers' queues, dealt round-robin by all doors together.
+pub struct Queues {
     workers: Vec<mpsc::UnboundedSender<Accepted>>,
-    most: usize,
-    metrics: Arc<Metrics>,
-    draining: Arc<Draining>,
-) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(most));
-    let mut turn = 0_usize;
-    loop {
-        // The place is taken first: at the limit new connections wait in the kernel's queue.
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = draining.reaches(Phase::Refusing) => return Ok(()),
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors or a client that went away: the next may do better.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let Ok(stream) = stream.into_std() else { continue };
-        metrics.connections().inc();
-        turn = turn.wrapping_add(1);
-        let worker = workers.get(turn % workers.len().max(1));
-        if worker.is_none_or(|worker| worker.send(Accepted { stream, _place: place }).is_err()) {
-            return Ok(());
-        }
-    }
+    turn: AtomicUsize,
 }
 
-/// Binds, with the address in the error.
-///
-/// # Errors
-/// What the kernel says, in words that name the address.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let mend = match error.kind() {
-            io::ErrorKind::AddrInUse => "another process listens there: stop it or change the address",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need a right that this user does not have",
-            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            _ => "see the error",
-        };
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error} ({mend})"))
-    })
+impl Queues {
+    /// Queues of these workers.
+    pub const fn new(workers: Vec<mpsc::UnboundedSender<Accepted>>) -> Self {
+        Self { workers, turn: AtomicUsize::new(0) }
+    }
+
+    /// Hands one connection to the next worker; false if that has gone.
+    fn hand_out(&self, accepted: Accepted) -> bool {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let worker = self.workers.get(turn % self.workers.len().max(1));
+        worker.is_some_and(|worker| worker.send(accepted).is_ok())
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::DoorLimits;
+use crate::pipeline::Watcher;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +22,17 @@ enum Phase {
     Idle,
     /// A head has begun.
     Head,
-    /// A request is under way.
+    /// At least one request is under way.
     Busy,
+}
+
+/// One request under way on a connection.
+pub(super) struct UnderWay(Rc<Pace>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
 }
 
 /// What a connection is told to do.
@@ -32,7 +42,7 @@ pub(super) enum Order {
     Serve,
     /// To close behind the answer that it carries.
     Close,
-    /// To end now: it is too slow.
+    /// To end now: it is too slow, or what it carries may not go on.
     Cut,
 }
 
@@ -40,9 +50,12 @@ pub(super) enum Order {
 pub(super) struct Pace {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    under_way: Cell<usize>,
     /// Since when a write has been waiting for the app.
     stalled: Cell<Option<Instant>>,
     order: Cell<Order>,
+    /// The grant behind the answer that is under way.
+    grant: RefCell<Option<Watcher>>,
     /// The connection's task, to be woken by an order.
     task: RefCell<Option<Waker>>,
 }
@@ -53,21 +66,39 @@ impl Pace {
         Rc::new(Self {
             phase: Cell::new(Phase::Head),
             since: Cell::new(Instant::now()),
+            under_way: Cell::new(0),
             stalled: Cell::new(None),
             order: Cell::new(Order::Serve),
+            grant: RefCell::new(None),
             task: RefCell::new(None),
         })
     }
 
-    /// A whole head has been read.
-    pub(super) fn busy(&self) {
+    /// A whole head has been read; the request is under way until the answer has ended.
+    pub(super) fn busy(self: &Rc<Self>) -> UnderWay {
         self.phase.set(Phase::Busy);
+        self.under_way.set(self.under_way.get() + 1);
+        UnderWay(self.clone())
     }
 
-    /// The answer has ended.
-    pub(super) fn idle(&self) {
-        self.phase.set(Phase::Idle);
-        self.since.set(Instant::now());
+    fn ended(&self) {
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+        if self.under_way.get() == 0 {
+            self.depends_on(None);
+            self.phase.set(Phase::Idle);
+            self.since.set(Instant::now());
+        }
+    }
+
+    /// An answer's piece waits for the app, or no longer does, where that shows in no write: on HTTP/2 a
+    /// stream that is not read on stands still while the connection does not.
+    pub(super) fn waits_for_app(&self, waits: bool) {
+        self.stalled.set(waits.then(|| self.stalled.get().unwrap_or_else(Instant::now)));
+    }
+
+    /// An answer is under way that ends with this grant; of HTTP/2 each stream sees to that itself.
+    pub(super) fn depends_on(&self, grant: Option<Watcher>) {
+        *self.grant.borrow_mut() = grant;
     }
 
     /// What the connection is told; its task is woken when that changes.
@@ -76,7 +107,12 @@ impl Pace {
         if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             *task = Some(cx.waker().clone());
         }
-        self.order.get()
+        // hyper does not ask the body of an app that stopped reading, so its cut has to come from here.
+        if self.grant.borrow().as_ref().is_some_and(Watcher::is_revoked) {
+            Order::Cut
+        } else {
+            self.order.get()
+        }
     }
 
     fn give(&self, order: Order) {

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::connection::Arrival;
 use super::pace::{Pace, Sweep};
 use super::station::Station;
 use super::{Accepted, Phase, connection};
@@ -32,13 +32,12 @@ async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedRec
     let sweeper = tokio::task::spawn_local(sweep_forever(sweep.clone(), station.clone()));
     let closer = tokio::task::spawn_local(close_in_time(sweep.clone(), station.clone()));
     let open = Rc::new(());
-    while let Some(Accepted { stream, _place: place }) = accepted.recv().await {
-        let Ok(stream) = TcpStream::from_std(stream) else { continue };
+    while let Some(Accepted { raw, tls, entrance, _place: place }) = accepted.recv().await {
         let pace = Pace::fresh();
         sweep.watch(&pace);
         let (station, open) = (station.clone(), open.clone());
         tokio::task::spawn_local(async move {
-            connection::serve(station.clone(), stream, pace).await;
+            connection::serve(station.clone(), Arrival { raw, tls, entrance }, pace).await;
             station.metrics.connections().dec();
             drop((place, open));
         });

@@ -8,21 +8,24 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
+use super::channel::Channel;
+use super::demand::{Demand, Hold};
+use super::line::Way;
 use super::pool::Shelf;
-use super::wire::Wire;
 
 /// A request's body on its way to the vendor.
 #[derive(Default)]
 pub struct Outgoing {
     source: Source,
     upload: Option<Rc<Upload>>,
+    hold: Option<Box<Hold>>,
 }
 
 #[derive(Default)]
@@ -56,7 +59,7 @@ enum State {
 impl Outgoing {
     /// No body at all.
     pub const fn empty() -> Self {
-        Self { source: Source::Empty, upload: None }
+        Self { source: Source::Empty, upload: None, hold: None }
     }
 
     /// A body that is already here.
@@ -69,6 +72,18 @@ impl Outgoing {
         if incoming.is_end_stream() { Self::empty() } else { Self::metered(Source::Streaming(incoming)) }
     }
 
+    /// Lets the vendor ask for it first: goes out with `Expect: 100-continue`.
+    pub fn on_demand(&mut self) {
+        if self.upload.is_some() {
+            self.hold.get_or_insert_default();
+        }
+    }
+
+    /// What the vendor says to that.
+    pub(super) fn demand(&self) -> Option<Demand> {
+        self.hold.as_ref().map(|hold| hold.demand.clone())
+    }
+
     /// A view on how far it has gone, also after it was sent.
     pub fn meter(&self) -> Meter {
         Meter(self.upload.clone())
@@ -77,7 +92,7 @@ impl Outgoing {
     fn metered(source: Source) -> Self {
         let state = Cell::new(State::Going);
         let upload = Upload { bytes: Cell::new(0), moved: Cell::new(Instant::now()), state };
-        Self { source, upload: Some(Rc::new(upload)) }
+        Self { source, upload: Some(Rc::new(upload)), hold: None }
     }
 
     fn note(&self, bytes: usize, state: State) {
@@ -90,6 +105,18 @@ impl Outgoing {
 }
 
 impl Meter {
+    /// Counts what is no request's body.
+    pub fn counting() -> Self {
+        Outgoing::metered(Source::Empty).meter()
+    }
+
+    /// So many bytes more have gone.
+    pub fn add(&self, bytes: u64) {
+        if let Some(upload) = &self.0 {
+            upload.bytes.set(upload.bytes.get() + bytes);
+        }
+    }
+
     /// Bytes of the body handed to the connection so far.
     pub fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, |upload| upload.bytes.get())
@@ -129,6 +156,11 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(hold) = &mut self.hold {
+            ready!(hold.poll_over(cx));
+            self.hold = None;
+            self.note(0, State::Going);
+        }
         let incoming = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Whole(bytes) => {
@@ -202,6 +234,8 @@ pub enum BodyError {
 pub struct VendorBody {
     incoming: Incoming,
     held: Option<Held>,
+    /// What is left of the connection when the answer switched protocols.
+    channel: Option<Box<Channel>>,
     idle: Duration,
     waiting_since: Option<Instant>,
     /// Why it stopped, to be told at the next turn.
@@ -210,18 +244,30 @@ pub struct VendorBody {
 
 /// What the body returns, or closes.
 pub(super) struct Held {
-    pub(super) wire: Box<Wire>,
+    pub(super) way: Way,
     pub(super) shelf: Rc<Shelf>,
     pub(super) meter: Meter,
 }
 
 impl VendorBody {
     pub(super) fn new(incoming: Incoming, held: Held, idle: Duration) -> Self {
-        let mut body = Self { incoming, held: Some(held), idle, waiting_since: None, broken: None };
+        let held = Some(held);
+        let mut body = Self { incoming, held, channel: None, idle, waiting_since: None, broken: None };
         if body.incoming.is_end_stream() {
             body.finish();
         }
         body
+    }
+
+    /// An answer without a body, behind which the connection speaks another protocol.
+    pub(super) fn switched(incoming: Incoming, channel: Channel) -> Self {
+        let (channel, idle) = (Some(Box::new(channel)), Duration::ZERO);
+        Self { incoming, held: None, channel, idle, waiting_since: None, broken: None }
+    }
+
+    /// That connection, once.
+    pub fn take_channel(&mut self) -> Option<Box<Channel>> {
+        self.channel.take()
     }
 
     /// The answer ended cleanly. If the request's body did not, the vendor may still be reading it, and the
@@ -229,15 +275,16 @@ impl VendorBody {
     fn finish(&mut self) {
         if let Some(held) = self.held.take()
             && held.meter.ended()
+            && let Way::Wire(wire) = held.way
         {
-            held.shelf.put(held.wire);
+            held.shelf.put(wire);
         }
     }
 
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let Some(held) = &mut self.held else { return Poll::Pending };
-        if held.wire.patience.poll_until(cx, since + self.idle).is_pending() {
+        if held.way.patience().poll_until(cx, since + self.idle).is_pending() {
             return Poll::Pending;
         }
         self.held = None;
@@ -259,8 +306,10 @@ impl Body for VendorBody {
         }
         let incoming = &mut body.incoming;
         let polled = match &mut body.held {
-            Some(held) => held.wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
-            None => Pin::new(incoming).poll_frame(cx),
+            Some(Held { way: Way::Wire(wire), .. }) => {
+                wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
+            }
+            Some(_) | None => Pin::new(incoming).poll_frame(cx),
         };
         match polled {
             Poll::Pending => body.wait(cx),

@@ -11,25 +11,47 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
+use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::{Held, Meter, Outgoing, VendorBody};
+use super::demand;
 use super::patience::Patience;
 use super::pool::Shelf;
+use super::trunk::{Branch, is_unprocessed};
 use super::upstream::Upstream;
 use super::wire::Wire;
 use crate::model::Customer;
 
 /// A verified connection, ready to carry one request.
 pub struct Line {
-    wire: Option<Box<Wire>>,
+    way: Option<Way>,
     shelf: Rc<Shelf>,
     upstream: Arc<Upstream>,
     customer: Customer,
     reused: bool,
     peer: SocketAddr,
+}
+
+/// What carries the request.
+pub(super) enum Way {
+    /// A connection of its own while it lasts: HTTP/1.1.
+    Wire(Box<Wire>),
+    /// A stream of a shared one: HTTP/2.
+    Branch(Branch),
+}
+
+impl Way {
+    /// Its timer.
+    pub(super) fn patience(&mut self) -> &mut Patience {
+        match self {
+            Self::Wire(wire) => &mut wire.patience,
+            Self::Branch(branch) => &mut branch.patience,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -61,14 +83,17 @@ impl fmt::Debug for SendError {
 
 impl Line {
     pub(super) fn new(
-        wire: Box<Wire>,
+        way: Way,
         shelf: Rc<Shelf>,
         upstream: Arc<Upstream>,
         customer: Customer,
         reused: bool,
     ) -> Self {
-        let peer = wire.peer;
-        Self { wire: Some(wire), shelf, upstream, customer, reused, peer }
+        let peer = match &way {
+            Way::Wire(wire) => wire.peer,
+            Way::Branch(branch) => branch.peer(),
+        };
+        Self { way: Some(way), shelf, upstream, customer, reused, peer }
     }
 
     /// Whether it has carried a request before.
@@ -82,34 +107,66 @@ impl Line {
     }
 
     /// Sends one request and waits for the head of its answer. The URI is in origin form and `Host` is set.
-    /// Interim answers are skipped. Dropping the future closes the connection.
+    /// Interim answers are skipped, but for the 100 that an upload may wait for. Dropping the future closes the connection.
     ///
     /// # Errors
     /// [`SendError`] says what is proven about how far the request went.
-    pub async fn send(mut self, request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
-        let Some(mut wire) = self.wire.take() else { return Err(SendError::Unsent(Box::new(request))) };
+    pub async fn send(mut self, mut request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
         let meter = request.body().meter();
-        if meter.has_body() {
-            wire.belongs_to(&self.customer);
-        }
-        wire.pulse.dispatch(self.reused);
         let started = Instant::now();
-        let overdue = |patience: &mut Patience, cx: &mut Context<'_>| {
-            patience.poll_until(cx, self.due(started, &meter))
+        let overdue = |line: &Self, patience: &mut Patience, cx: &mut Context<'_>| {
+            patience.poll_until(cx, line.due(started, &meter))
         };
-        match wire.exchange(request, overdue).await {
-            None => Err(self.stalled(&meter)),
-            Some(Err(failure)) => Err(self.failed(failure, &wire, &meter)),
-            Some(Ok(head)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(SendError::Broken("the vendor switched protocols unasked".to_owned()))
-            }
-            Some(Ok(head)) => {
-                if !meter.ended() {
+        let (head, way) = match self.way.take() {
+            None => return Err(SendError::Unsent(Box::new(request))),
+            Some(Way::Wire(mut wire)) => {
+                if meter.has_body() {
+                    wire.belongs_to(&self.customer);
+                }
+                let asked = wire.is_apart() && request.headers().contains_key(UPGRADE);
+                let demand = demand::listen(&mut request);
+                wire.pulse.dispatch(self.reused);
+                let answered = wire.exchange(request, |patience, cx| overdue(&self, patience, cx)).await;
+                let head = self.head(answered, &meter, || !wire.pulse.answered())?;
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    let channel = wire.channel(self.upstream.idle).filter(|_| asked);
+                    let unasked = || SendError::Broken("the vendor switched protocols unasked".to_owned());
+                    let channel = channel.ok_or_else(unasked)?;
+                    return Ok(head.map(|incoming| VendorBody::switched(incoming, channel)));
+                }
+                // A body that the vendor did not ask for stays where it is.
+                let unasked = demand.is_some_and(|demand| demand.answered());
+                if !meter.ended() && !unasked {
                     wire.go_on_alone();
                 }
-                let held = Held { wire, shelf: Rc::clone(&self.shelf), meter };
-                Ok(head.map(|incoming| VendorBody::new(incoming, held, self.upstream.idle)))
+                (head, Way::Wire(wire))
             }
+            Some(Way::Branch(mut branch)) => {
+                let overdue = |patience: &mut Patience, cx: &mut Context<'_>| overdue(&self, patience, cx);
+                let answered = branch.exchange(&self.upstream, request, overdue).await;
+                let head = self.head(answered, &meter, || true)?;
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    // RFC 9113 section 8.6: HTTP/2 has no such answer.
+                    return Err(SendError::Broken("the vendor switched protocols over HTTP/2".to_owned()));
+                }
+                (head, Way::Branch(branch))
+            }
+        };
+        let held = Held { way, shelf: Rc::clone(&self.shelf), meter };
+        Ok(head.map(|incoming| VendorBody::new(incoming, held, self.upstream.idle)))
+    }
+
+    /// The answer's head, or why there is none; `silent` says whether no byte of an answer had come.
+    fn head(
+        &self,
+        answered: Option<Result<Response<Incoming>, TrySendError<Request<Outgoing>>>>,
+        meter: &Meter,
+        silent: impl FnOnce() -> bool,
+    ) -> Result<Response<Incoming>, SendError> {
+        match answered {
+            None => Err(self.stalled(meter)),
+            Some(Err(failure)) => Err(self.failed(failure, silent(), meter)),
+            Some(Ok(head)) => Ok(head),
         }
     }
 
@@ -130,7 +187,7 @@ impl Line {
         }
     }
 
-    fn failed(&self, mut failure: TrySendError<Request<Outgoing>>, wire: &Wire, meter: &Meter) -> SendError {
+    fn failed(&self, mut failure: TrySendError<Request<Outgoing>>, silent: bool, meter: &Meter) -> SendError {
         if let Some(request) = failure.take_message() {
             return SendError::Unsent(Box::new(request));
         }
@@ -138,7 +195,8 @@ impl Line {
         if meter.broken_off() {
             return SendError::Upload(format!("the app's body broke off: {}", chain(&error)));
         }
-        if self.reused && !meter.has_body() && !wire.pulse.answered() && is_closing(&error) {
+        let closed = self.reused && silent && is_closing(&error);
+        if !meter.has_body() && (closed || is_unprocessed(&error)) {
             return SendError::ClosedEarly;
         }
         SendError::Broken(chain(&error))
@@ -147,7 +205,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if let Some(wire) = self.wire.take() {
+        if let Some(Way::Wire(wire)) = self.way.take() {
             self.shelf.put(wire);
         }
     }

@@ -6,6 +6,8 @@
 //! What must never enter: a credential's type, configuration types, a decision about who may call.
 
 pub mod body;
+pub mod channel;
+mod demand;
 pub mod dial;
 pub mod fetch;
 pub mod line;
@@ -14,6 +16,7 @@ pub mod pool;
 pub mod resolve;
 mod tap;
 pub mod tls;
+mod trunk;
 pub mod upstream;
 pub mod vet;
 mod wire;

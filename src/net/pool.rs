@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::line::Line;
+use super::line::{Line, Way};
+use super::tap;
+use super::trunk::Trunk;
 pub use super::upstream::{ConnectError, Upstream, UpstreamSettings};
 use super::wire::Wire;
 use crate::model::Customer;
@@ -35,7 +37,7 @@ impl Pool {
     /// An empty pool. It is used inside a `LocalSet`.
     pub fn new(limits: PoolLimits) -> Self {
         let reaped = Cell::new(false);
-        Self(Rc::new(Shelf { limits, idle: RefCell::new(HashMap::new()), reaped }))
+        Self(Rc::new(Shelf { limits, idle: RefCell::default(), trunks: RefCell::default(), reaped }))
     }
 
     /// A connection for one request of `customer`: an idle one unless `fresh`, else a newly dialled one.
@@ -50,30 +52,50 @@ impl Pool {
     ) -> Result<Line, ConnectError> {
         let idle = if fresh { None } else { self.0.take(upstream.id(), customer) };
         let reused = idle.is_some();
-        let wire = match idle {
-            Some(wire) => wire,
+        let way = match idle {
+            Some(way) => way,
             // Boxed: dialling needs much room, and most requests do not dial.
             None => Box::pin(self.connect(upstream, customer)).await?,
         };
-        Ok(Line::new(wire, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), reused))
+        Ok(Line::new(way, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), reused))
     }
 
-    /// Connections that stand idle now.
-    pub fn idle(&self) -> usize {
-        self.0.idle.borrow().values().map(VecDeque::len).sum()
-    }
-
-    async fn connect(
+    /// A newly dialled HTTP/1.1 connection that is kept for nobody else: it may switch protocols.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when it could not be had.
+    pub async fn line_apart(
         &self,
         upstream: &Arc<Upstream>,
         customer: &Customer,
-    ) -> Result<Box<Wire>, ConnectError> {
+    ) -> Result<Line, ConnectError> {
+        let (stream, peer) = Box::pin(upstream.dial_http1()).await?;
+        let mut wire = Wire::start(stream, peer, upstream, Some(customer.clone())).await.map(Box::new)?;
+        wire.keep_apart();
+        let (shelf, upstream) = (Rc::clone(&self.0), Arc::clone(upstream));
+        Ok(Line::new(Way::Wire(wire), shelf, upstream, customer.clone(), false))
+    }
+
+    /// Connections that stand idle now, and shared ones.
+    pub fn idle(&self) -> usize {
+        let trunks: usize = self.0.trunks.borrow().values().map(Vec::len).sum();
+        self.0.idle.borrow().values().map(VecDeque::len).sum::<usize>() + trunks
+    }
+
+    async fn connect(&self, upstream: &Arc<Upstream>, customer: &Customer) -> Result<Way, ConnectError> {
         let (stream, peer) = upstream.dial().await?;
         if !self.0.reaped.replace(true) {
             tokio::task::spawn_local(reap(Rc::downgrade(&self.0)));
         }
         let only = upstream.isolate.then(|| customer.clone());
-        Wire::start(stream, peer, upstream, only).await.map(Box::new)
+        if !tap::speaks_http2(&stream) {
+            return Wire::start(stream, peer, upstream, only).await.map(|wire| Way::Wire(Box::new(wire)));
+        }
+        let trunk = Trunk::start(stream, peer, only).await?;
+        let branch = trunk.branch(customer);
+        self.0.keep(upstream.id(), trunk);
+        let closed = || ConnectError::Unreachable("the vendor closed a fresh connection".to_owned());
+        branch.map(Way::Branch).ok_or_else(closed)
     }
 }
 
@@ -81,6 +103,8 @@ impl Pool {
 pub(super) struct Shelf {
     limits: PoolLimits,
     idle: RefCell<HashMap<u64, VecDeque<Idle>>>,
+    /// HTTP/2 connections, whatever is on them.
+    trunks: RefCell<HashMap<u64, Vec<Rc<Trunk>>>>,
     reaped: Cell<bool>,
 }
 
@@ -90,9 +114,22 @@ struct Idle {
 }
 
 impl Shelf {
+    /// A stream of a shared connection or an idle one of its own.
+    fn take(&self, upstream: u64, customer: &Customer) -> Option<Way> {
+        let shared = self.trunks.borrow().get(&upstream).and_then(|row| {
+            let mut open = row.iter().filter_map(|trunk| trunk.branch(customer));
+            open.next()
+        });
+        shared.map(Way::Branch).or_else(|| self.take_wire(upstream, customer).map(Way::Wire))
+    }
+
+    fn keep(&self, upstream: u64, trunk: Rc<Trunk>) {
+        self.trunks.borrow_mut().entry(upstream).or_default().push(trunk);
+    }
+
     /// Takes the newest connection that may serve `customer`. Closed ones met on the way are let go; so is
     /// one that hyper has not finished with, which does not happen after a clean end.
-    fn take(&self, upstream: u64, customer: &Customer) -> Option<Box<Wire>> {
+    fn take_wire(&self, upstream: u64, customer: &Customer) -> Option<Box<Wire>> {
         let mut shelf = self.idle.borrow_mut();
         let row = shelf.get_mut(&upstream)?;
         let now = Instant::now();
@@ -111,7 +148,7 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
-        if !wire.is_drivable() {
+        if !wire.is_drivable() || wire.is_apart() {
             return;
         }
         let mut shelf = self.idle.borrow_mut();
@@ -130,6 +167,15 @@ impl Shelf {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|_, row| {
             row.retain_mut(|idle| self.is_young(idle, now) && idle.wire.is_ready());
+            !row.is_empty()
+        });
+        let rests = |trunk: &Trunk| {
+            trunk
+                .idle_since()
+                .is_some_and(|since| now.saturating_duration_since(since) >= self.limits.idle_timeout)
+        };
+        self.trunks.borrow_mut().retain(|_, row| {
+            row.retain(|trunk| trunk.is_open() && !rests(trunk));
             !row.is_empty()
         });
     }

@@ -37,6 +37,14 @@ pub(super) fn socket(stream: &Stream) -> &TcpStream {
     }
 }
 
+/// Whether HTTP/2 was negotiated on it.
+pub(super) fn speaks_http2(stream: &Stream) -> bool {
+    match stream {
+        MaybeHttpsStream::Http(_) => false,
+        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
+    }
+}
+
 /// Lets at most `bytes` wait in the TLS library to be written.
 pub(super) fn hold_at_most(stream: &mut Stream, bytes: usize) {
     if let MaybeHttpsStream::Https(tls) = stream {

@@ -1,4 +1,4 @@
-//! The one way a TLS client is configured: verified, TLS 1.2 or 1.3, `http/1.1`, no key log, no early data.
+//! The one way a TLS client is configured: verified, TLS 1.2 or 1.3, its HTTP by ALPN, no key log, no early data.
 //!
 //! Every connection out takes its settings from here, so there is no place where verification could be
 //! switched off. What must never enter: a verifier of our own, a key that is logged, data before the
@@ -39,6 +39,23 @@ pub fn client_config(roots: Roots<'_>) -> Result<Arc<ClientConfig>, TlsError> {
     let mut config = builder.with_root_certificates(store(roots)?).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The same settings, with HTTP/1.1 offered alone.
+pub fn offering_http1(config: &Arc<ClientConfig>) -> Arc<ClientConfig> {
+    if config.alpn_protocols.iter().all(|protocol| protocol == b"http/1.1") {
+        return Arc::clone(config);
+    }
+    let mut config = ClientConfig::clone(config);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// The same settings, with HTTP/2 offered beside HTTP/1.1 and preferred (RFC 7301).
+pub fn offering_http2(config: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 fn store(roots: Roots<'_>) -> Result<RootCertStore, TlsError> {

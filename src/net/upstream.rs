@@ -18,6 +18,7 @@ use tower::Service;
 use super::dial::{Dial, DialError};
 use super::resolve::Resolver;
 use super::tap::{self, Stream};
+use super::tls::offering_http1;
 use super::vet::Egress;
 use crate::model::Origin;
 
@@ -48,6 +49,8 @@ pub struct Upstream {
     id: u64,
     target: Uri,
     connector: HttpsConnector<Dial>,
+    /// Offers HTTP/1.1 alone: what may switch protocols.
+    http1: HttpsConnector<Dial>,
     connect: Duration,
     pub(super) first_byte: Duration,
     pub(super) idle: Duration,
@@ -81,6 +84,12 @@ impl Upstream {
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             target: target(&settings.origin),
+            http1: HttpsConnector::new(
+                dial.clone(),
+                offering_http1(&settings.tls),
+                !settings.plaintext,
+                names.clone(),
+            ),
             connector: HttpsConnector::new(dial, settings.tls, !settings.plaintext, names),
             connect: settings.connect,
             first_byte: settings.first_byte,
@@ -101,7 +110,16 @@ impl Upstream {
 
     /// A fresh connection: resolved, vetted, dialled and verified within the connect time.
     pub(super) async fn dial(&self) -> Result<(Stream, SocketAddr), ConnectError> {
-        let dialled = timeout(self.connect, self.connector.clone().call(self.target.clone())).await;
+        self.dial_by(&self.connector).await
+    }
+
+    /// The same, and it will speak HTTP/1.1.
+    pub(super) async fn dial_http1(&self) -> Result<(Stream, SocketAddr), ConnectError> {
+        self.dial_by(&self.http1).await
+    }
+
+    async fn dial_by(&self, connector: &HttpsConnector<Dial>) -> Result<(Stream, SocketAddr), ConnectError> {
+        let dialled = timeout(self.connect, connector.clone().call(self.target.clone())).await;
         let stream = match dialled {
             Ok(Ok(stream)) => stream,
             Ok(Err(cause)) => return Err(self.because(cause.as_ref())),

@@ -22,6 +22,7 @@ use tokio::task::{AbortHandle, unconstrained};
 use tokio::time::timeout;
 
 use super::body::Outgoing;
+use super::channel::Channel;
 use super::patience::Patience;
 use super::tap::{self, Pulse, Stream, Tap};
 use super::upstream::{ConnectError, Upstream};
@@ -49,6 +50,8 @@ pub(super) struct Wire {
     pub(super) peer: SocketAddr,
     customer: Option<Customer>,
     clean: bool,
+    /// It may switch protocols, and is never lent again.
+    apart: bool,
 }
 
 /// Who moves the connection on.
@@ -57,6 +60,8 @@ enum Drive {
     Holder(Connection),
     /// A task of its own.
     Task(AbortHandle),
+    /// HTTP has ended on it, the connection has not.
+    Switched(Connection),
     /// It has ended.
     Over,
 }
@@ -80,7 +85,7 @@ impl Wire {
         let (sender, connection) = started.map_err(|e| ConnectError::Unreachable(e.to_string()))?;
         let (drive, patience) = (Drive::Holder(Box::pin(connection)), Patience::default());
         let upstream = upstream.id();
-        Ok(Self { sender, drive, pulse, patience, upstream, peer, customer, clean: true })
+        Ok(Self { sender, drive, pulse, patience, upstream, peer, customer, clean: true, apart: false })
     }
 
     /// Sends a request and waits for the head of its answer; `None` once `overdue` says so, which is asked
@@ -91,11 +96,12 @@ impl Wire {
         mut overdue: impl FnMut(&mut Patience, &mut Context<'_>) -> Poll<()>,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> {
         self.clean = false;
-        let Self { sender, drive, patience, .. } = self;
+        let Self { sender, drive, patience, apart, .. } = self;
+        let apart = *apart;
         // Unconstrained: a reply that waited for its task's budget would wait for a wake-up that nobody sends.
         let mut reply = std::pin::pin!(unconstrained(sender.try_send_request(request)));
         poll_fn(|cx| {
-            drive.poll(cx);
+            drive.poll(cx, apart);
             // Only the drive makes the reply ready, and it is this request's: nobody has to be woken for it.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(answered) => Poll::Ready(Some(answered)),
@@ -120,7 +126,7 @@ impl Wire {
         if polled.is_ready() {
             return polled;
         }
-        self.drive.poll(cx);
+        self.drive.poll(cx, self.apart);
         poll(&mut quiet)
     }
 
@@ -134,6 +140,29 @@ impl Wire {
             // Whoever waits for the body learns of a failure.
             let task = tokio::task::spawn_local(async move { drop(connection.await) });
             self.drive = Drive::Task(task.abort_handle());
+        }
+    }
+
+    /// It is for one request only, which may switch protocols.
+    pub(super) fn keep_apart(&mut self) {
+        self.apart = true;
+    }
+
+    /// Whether it is for one request only.
+    pub(super) const fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    /// What is left of it when the vendor has switched protocols.
+    pub(super) fn channel(&mut self, idle: Duration) -> Option<Channel> {
+        // The answer's head may have been told before HTTP's end was.
+        self.drive.poll(&mut Context::from_waker(Waker::noop()), self.apart);
+        match std::mem::replace(&mut self.drive, Drive::Over) {
+            Drive::Switched(connection) => {
+                let parts = Pin::into_inner(connection).into_parts();
+                Some(Channel::new(parts.io.into_inner(), parts.read_buf, idle))
+            }
+            _ => None,
         }
     }
 
@@ -154,7 +183,7 @@ impl Wire {
 
     /// Whether, as far as the event loop knows, it is open and done with its last exchange.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.drive.poll(&mut Context::from_waker(Waker::noop()));
+        self.drive.poll(&mut Context::from_waker(Waker::noop()), self.apart);
         self.is_drivable() && self.sender.is_ready() && !self.sender.is_closed()
     }
 
@@ -170,11 +199,15 @@ impl Wire {
 }
 
 impl Drive {
-    fn poll(&mut self, cx: &mut Context<'_>) {
+    fn poll(&mut self, cx: &mut Context<'_>, apart: bool) {
         if let Self::Holder(connection) = self
-            && connection.as_mut().poll(cx).is_ready()
+            && let Poll::Ready(ended) = connection.as_mut().poll(cx)
         {
-            *self = Self::Over;
+            // Without an error it may have ended by switching; only one that is kept apart is held on for that.
+            *self = match std::mem::replace(self, Self::Over) {
+                Self::Holder(connection) if apart && ended.is_ok() => Self::Switched(connection),
+                _ => Self::Over,
+            };
         }
     }
 }
@@ -187,7 +220,7 @@ impl Drop for Wire {
                 tokio::task::spawn_local(async move { drop(timeout(GOODBYE, connection).await) });
             }
             Drive::Task(task) if !self.clean => task.abort(),
-            Drive::Holder(_) | Drive::Task(_) | Drive::Over => {}
+            Drive::Holder(_) | Drive::Task(_) | Drive::Switched(_) | Drive::Over => {}
         }
     }
 }

@@ -8,13 +8,18 @@ use crate::net::pool::{ConnectError, Pool};
 use crate::refusal::{Code, Refusal};
 use crate::stage::record::Opened;
 
-/// A connection for this grant; `fresh` forbids a pooled one.
+/// A connection for this grant; `fresh` forbids a pooled one. A WebSocket has one of its own.
 ///
 /// # Errors
 /// `egress_denied`, `vendor_unreachable`, `vendor_tls`, `vendor_timeout`.
 pub async fn connect(pool: &Pool, opened: &Opened, fresh: bool) -> Result<Line, Refusal> {
     let grant = opened.grant();
-    Ok(pool.line(&grant.route().upstream, &grant.identity().customer, fresh).await?)
+    let (upstream, customer) = (&grant.route().upstream, &grant.identity().customer);
+    Ok(if grant.is_websocket() {
+        pool.line_apart(upstream, customer).await?
+    } else {
+        pool.line(upstream, customer, fresh).await?
+    })
 }
 
 impl From<ConnectError> for Refusal {

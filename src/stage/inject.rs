@@ -20,7 +20,7 @@ use crate::model::FieldName;
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
-use crate::stage::authenticate::{Token, is_slot};
+use crate::stage::authenticate::{Token, is_slot, without_tokens};
 use crate::stage::coding;
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
@@ -67,13 +67,21 @@ pub fn inject(
     opened: &Opened,
     credential: Credential,
     head: &Parts,
-    body: Outgoing,
+    mut body: Outgoing,
 ) -> Result<Armed, Refusal> {
     let grant = opened.grant();
     let route = grant.route();
     let mut headers = copied(&head.headers, route, grant.token());
     if body.is_end_stream() && wants_length(head) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if !body.is_end_stream() && expects_continue(head) {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+        body.on_demand();
+    }
+    if grant.is_websocket() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let mut rendered = Vec::new();
     for placement in &route.placements {
@@ -97,7 +105,14 @@ fn wants_length(head: &Parts) -> bool {
         || head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
+/// Whether the app waits to be asked for its body (RFC 9110 section 10.1.1). The door has refused every other
+/// expectation.
+pub fn expects_continue(head: &Parts) -> bool {
+    head.version >= Version::HTTP_11 && head.headers.contains_key(header::EXPECT)
+}
+
+/// The fields that go on, and relay's own beside them; no credential yet.
+pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from.len() + route.placements.len() + 3);
     let named = connection_options(from);
     for (name, value) in from {
@@ -110,9 +125,14 @@ fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMap {
             headers.append(name.clone(), value.clone());
         }
     }
+    if from.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+        && let Some(protocols) = without_tokens(from)
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+    }
     headers.insert(header::HOST, route.host.clone());
     // What cannot be read cannot be scrubbed.
-    headers.insert(header::ACCEPT_ENCODING, coding::asked(from, route.ranges));
+    headers.insert(header::ACCEPT_ENCODING, coding::asked(from, route.reads_plain(from)));
     if coding::is_grpc(from) {
         headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
@@ -155,6 +175,10 @@ fn is_dropped(name: &HeaderName) -> bool {
         "keep-alive",
         // A part of an answer could hold a part of a reflected credential.
         "range",
+        // Frames that are compressed cannot be scrubbed.
+        "sec-websocket-extensions",
+        // Copied without the tokens in it.
+        "sec-websocket-protocol",
         "te",
         "trailer",
         "transfer-encoding",

@@ -11,6 +11,8 @@ pub mod coding;
 pub mod connect;
 pub mod inject;
 pub mod limits;
+#[doc(hidden)]
+pub mod probe;
 pub mod record;
 pub mod route;
 pub mod scrub;

@@ -1,6 +1,6 @@
 //! Step 1: which integration is this request for, and how does it name its secret?
 //!
-//! By path prefix. Nothing is refused here for being unknown: an unauthenticated caller must not learn
+//! By an own listener, an own host name, or else the path's first segment. Nothing is refused here for being unknown: an unauthenticated caller must not learn
 //! which integrations exist, so an unknown name travels on as [`Matched`] without a route and is refused
 //! behind the token. What must never enter: a decision about who may do what.
 
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{HOST, HeaderMap, RANGE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
@@ -32,6 +32,8 @@ pub struct Route {
     pub origin_text: String,
     /// The `Host` of its requests.
     pub host: HeaderValue,
+    /// The host name on relay's side that leads to it, in lower case.
+    pub own_host: Option<String>,
     /// The path below which everything stays, without a slash at its end.
     pub base_path: String,
     /// Where a credential is put.
@@ -48,6 +50,10 @@ pub struct Route {
     pub cookies: bool,
     /// Whether parts of an answer may be asked for.
     pub ranges: bool,
+    /// Whether a request may become a WebSocket.
+    pub websocket: bool,
+    /// Whether URLs in JSON answers are kept inside.
+    pub rewrite_json: bool,
     /// What happens when the credential comes back.
     pub on_reflect: OnReflect,
     /// Its counters.
@@ -56,20 +62,58 @@ pub struct Route {
     pub rate: Option<super::limits::Rate>,
 }
 
-/// All integrations by name.
+impl Route {
+    /// Whether a request with this head asks for part of an answer, where it may.
+    pub fn asks_part(&self, head: &HeaderMap) -> bool {
+        self.ranges && head.contains_key(RANGE)
+    }
+
+    /// Whether its answer must come uncompressed: a part cannot be decoded, and what is rewritten is read as
+    /// it stands.
+    pub fn reads_plain(&self, head: &HeaderMap) -> bool {
+        self.rewrite_json || self.asks_part(head)
+    }
+}
+
+/// All integrations, by name and by host name.
 #[derive(Default)]
-pub struct Routes(HashMap<IntegrationName, Arc<Route>>);
+pub struct Routes {
+    named: HashMap<IntegrationName, Arc<Route>>,
+    hosts: HashMap<String, Arc<Route>>,
+}
 
 impl Routes {
     /// The table of these routes; a name given twice keeps the last, configuration refuses that before.
     pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
-        Self(routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect())
+        let named: HashMap<_, _> =
+            routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect();
+        let hosts = named.values().filter_map(|route| Some((route.own_host.clone()?, route.clone())));
+        Self { hosts: hosts.collect(), named }
     }
 
     /// Every route.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.0.values()
+        self.named.values()
     }
+
+    /// The integration whose own host name this request has.
+    fn of_host(&self, head: &Parts) -> Option<&Arc<Route>> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        let host = head.headers.get(HOST)?.to_str().ok()?.to_ascii_lowercase();
+        let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+        self.hosts.get(name.strip_suffix('.').unwrap_or(name))
+    }
+}
+
+/// The listener that a request came in by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Entrance {
+    /// The one integration that it leads to, if it is an integration's own.
+    pub integration: Option<IntegrationName>,
+    /// Whether it speaks TLS.
+    pub secure: bool,
 }
 
 /// How the request names its secret.
@@ -92,8 +136,10 @@ pub enum Reference {
 pub struct Matched {
     route: Option<Arc<Route>>,
     reference: Reference,
+    /// Whether the app speaks TLS with relay.
+    secure: bool,
     target: PathAndQuery,
-    /// Where the integration's name ends in the target's path.
+    /// Where the integration's name ends in the target's path; 0 where listener or host name it.
     name_end: usize,
     /// The first path segment behind it, where that is the reference.
     segment: Range<usize>,
@@ -109,6 +155,9 @@ impl Matched {
 
     /// The name that was asked for, for the error text: at most 40 characters of it.
     pub fn asked_for(&self) -> &str {
+        if let Some(route) = &self.route {
+            return route.name.as_str();
+        }
         let name = self.part(1..self.name_end);
         let end = name.char_indices().nth(40).map_or(name.len(), |(at, _)| at);
         name.get(..end).unwrap_or_default()
@@ -119,7 +168,18 @@ impl Matched {
         self.reference
     }
 
-    /// What stands before the vendor's path on this side: `/slack` or `/slack/<uuid>` as it came.
+    /// Whether the app speaks TLS with relay.
+    pub const fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Whether the integration is named by the path, as against its own listener or host name.
+    pub const fn is_by_path(&self) -> bool {
+        self.name_end > 0
+    }
+
+    /// What stands before the vendor's path on this side: `/slack` or `/slack/<uuid>` as it came; nothing
+    /// where the integration has its own listener or host name.
     pub fn prefix(&self) -> String {
         let (name, segment) = (self.part(0..self.name_end), self.part(self.segment.clone()));
         if segment.is_empty() { name.to_owned() } else { format!("{name}/{segment}") }
@@ -143,12 +203,13 @@ impl Matched {
 /// Finds the integration and the reference in the request's target.
 ///
 /// # Errors
-/// `path_refused` for an absolute form whose authority is not the Host (RFC 9112 section 3.2.2), and for a
-/// target that is no path.
-pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
+/// `path_refused` for an absolute form whose authority is not the Host (RFC 9112 section 3.2.2), for a
+/// target that is no path, and for a listener and a host name that lead to two integrations.
+pub fn route(routes: &Routes, entrance: &Entrance, head: &Parts) -> Result<Matched, Refusal> {
     if let Some(authority) = head.uri.authority() {
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let spelled = |name: &str| name.strip_suffix(":80").unwrap_or(name).to_ascii_lowercase();
+        let port = if entrance.secure { ":443" } else { ":80" };
+        let spelled = |name: &str| name.strip_suffix(port).unwrap_or(name).to_ascii_lowercase();
         if spelled(host) != spelled(authority.as_str()) {
             return Err(Refusal::new(
                 Code::PathRefused,
@@ -160,8 +221,9 @@ pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
         return Err(Refusal::new(Code::PathRefused, "The request's target is not a path."));
     };
     let path = target.path();
-    let name_end = segment_end(path, 1);
-    let route = routes.0.get(path.get(1..name_end).unwrap_or_default()).cloned();
+    let own = own_route(routes, entrance, head)?;
+    let name_end = if own.is_some() { 0 } else { segment_end(path, 1) };
+    let route = own.or_else(|| routes.named.get(path.get(1..name_end).unwrap_or_default())).cloned();
     let mut reference = header_reference(head);
     let mut segment = 0..0;
     let mut rest = collapsed(path, name_end);
@@ -173,7 +235,25 @@ pub fn route(routes: &Routes, head: &Parts) -> Result<Matched, Refusal> {
             segment = first;
         }
     }
-    Ok(Matched { route, reference, target: target.clone(), name_end, segment, rest })
+    let secure = entrance.secure;
+    Ok(Matched { route, reference, secure, target: target.clone(), name_end, segment, rest })
+}
+
+/// The integration that the listener or the host name leads to, whatever the path is.
+fn own_route<'r>(
+    routes: &'r Routes,
+    entrance: &Entrance,
+    head: &Parts,
+) -> Result<Option<&'r Arc<Route>>, Refusal> {
+    let by_host = routes.of_host(head);
+    let by_listener = entrance.integration.as_ref().and_then(|name| routes.named.get(name.as_str()));
+    match (by_listener, by_host) {
+        (Some(one), Some(other)) if one.name != other.name => Err(Refusal::new(
+            Code::PathRefused,
+            "The listener is one integration's and the Host field is another's.",
+        )),
+        (listener, host) => Ok(listener.or(host)),
+    }
 }
 
 fn header_reference(head: &Parts) -> Reference {

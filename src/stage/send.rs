@@ -4,11 +4,16 @@
 //! HEAD on a reused connection that closed before any answer byte. What must never leave: the request
 //! inside an error.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use http::{Method, Response};
 
 use crate::net::body::{Outgoing, VendorBody};
 use crate::net::line::{Line, SendError};
 use crate::refusal::{Code, Refusal};
+use crate::stage::authorize::leases::Lease;
 use crate::stage::inject::{Armed, Planted};
 
 /// How a sending ended.
@@ -29,15 +34,20 @@ pub struct Answer {
     pub planted: Planted,
 }
 
-/// Sends the request and waits for the answer's head.
+/// Sends the request and waits for the answer's head; a revocation ends the wait and the connection.
 ///
 /// # Errors
-/// `vendor_timeout`, `vendor_broken`.
-pub async fn send(line: Line, armed: Armed) -> Result<Sent, Refusal> {
+/// `vendor_timeout`, `vendor_broken`, `secret_disabled`, `secret_not_found`.
+pub async fn send(line: Line, armed: Armed, lease: &Lease) -> Result<Sent, Refusal> {
     let (request, planted) = armed.into_parts();
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD);
     let reused = line.is_reused();
-    match line.send(request).await {
+    let mut sending = pin!(line.send(request));
+    let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+        Poll::Ready(sent) => Poll::Ready(Ok(sent)),
+        Poll::Pending => lease.poll_revoked(cx).map(Err),
+    });
+    match sent.await? {
         Ok(response) => Ok(Sent::Answer(Answer { response, planted })),
         Err(SendError::Unsent(request)) if reused => Ok(Sent::Again(request.into_body())),
         Err(SendError::ClosedEarly) if repeatable => Ok(Sent::Again(Outgoing::empty())),

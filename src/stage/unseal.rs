@@ -33,8 +33,12 @@ impl Credential {
 /// Opens the granted secret.
 ///
 /// # Errors
-/// `credential_unusable` for a record that does not open, `keys_unavailable`, `keys_denied`.
+/// `credential_unusable` for a record that does not open, `keys_unavailable`, `keys_denied`;
+/// `secret_disabled`, `secret_not_found` if it was revoked while a connection was made.
 pub async fn unseal(keys: &DataKeys, opened: &Opened, _ready: &Line) -> Result<Credential, Refusal> {
+    if let Some(revoked) = opened.grant().lease().revoked() {
+        return Err(revoked.into());
+    }
     let record = opened.grant().record();
     let head = record.head();
     let key = match keys.warm(&head.customer, head.data_key) {

@@ -44,10 +44,11 @@ use relay::net::pool::{Pool, PoolLimits, Upstream, UpstreamSettings};
 use relay::net::resolve::Resolver;
 use relay::net::tls::{Roots, client_config};
 use relay::net::vet::Egress;
-use relay::pipeline::{Outgoing, Shared, Worker, serve};
+use relay::pipeline::{Entrance, Outgoing, Shared, Worker, serve};
 use relay::seal::{NewSecret, SealTarget, Sealer};
 use relay::secret::Secret;
 use relay::stage::authenticate::{TokenRules, Verdicts};
+use relay::stage::authorize::leases::Leases;
 use relay::stage::authorize::records::Records;
 use relay::stage::limits::InFlight;
 use relay::stage::record::{Budget, Ledger};
@@ -107,7 +108,7 @@ fn counted_poll(
 
 /// One request as hyper's server drives it: a body that is at its end is not asked for the end.
 async fn exchange(worker: &Worker, head: Parts) -> Taken {
-    let answer = serve(worker, head, Outgoing::empty()).await;
+    let answer = serve(worker, &Entrance::default(), head, Outgoing::empty()).await;
     let status = answer.status();
     let mut body = answer.into_body();
     let mut length = 0;
@@ -257,6 +258,7 @@ async fn worker(
     };
     let log = audit();
     let worker = Worker {
+        leases: Leases::new(shared.records.clone()),
         shared: Arc::new(shared),
         verdicts: Verdicts::new(10_000),
         pool: Pool::new(PoolLimits {
@@ -322,6 +324,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         origin: integration.origin.clone(),
         origin_text: integration.origin.to_string(),
         host: HeaderValue::try_from(integration.origin.authority()).unwrap(),
+        own_host: None,
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
         fields: integration.fields.clone(),
@@ -330,6 +333,8 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         upstream: Arc::new(upstream),
         cookies: integration.cookies,
         ranges: integration.ranges,
+        websocket: integration.websocket,
+        rewrite_json: integration.rewrite_json,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: None,

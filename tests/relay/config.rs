@@ -244,7 +244,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("inject =", "fields = { token = { scrub = \"off\" } }\ninject =", r#"21:30: [integrations.erp.fields.token] scrub is not one of those that relay has | write "off_danger""#),
     ("inject =", "fields = { token = {}, Api = {} }\ninject =", "21:24: a field's name is 1 to 40 of a-z, 0-9 and _ | name it like this: api_key"),
     ("inject =", "token = \"hunter2\"\ninject =", r#"21:1: unknown key "token" in [integrations.erp] | no credential stands in relay.toml: seal it with `relay secret add --integration NAME`"#),
-    ("inject =", "listen = \"127.0.0.1:1\"\ninject =", r#"21:1: unknown key "listen" in [integrations.erp]; it belongs to [server] | move it to [server]"#),
+    ("inject =", "workers = 1\ninject =", r#"21:1: unknown key "workers" in [integrations.erp]; it belongs to [server] | move it to [server]"#),
+    ("inject =", "listen = \"localhost:1\"\ninject =", r#"21:10: [integrations.erp] listen is not an IP address and a port | write listen = "127.0.0.1:8480", "tls:127.0.0.1:8443" or "unix:relay.sock"; names are not looked up"#),
+    ("inject =", "listen = \"127.0.0.1:8481\"\ninject =", "21:10: [integrations.erp] listen is the same address as [server] admin_listen | give it a port of its own"),
+    ("inject =", "listen = \"tls:127.0.0.1:1\"\ninject =", "21:10: this listener speaks TLS, and there is no [server.tls] | add [server.tls] with certificate and key"),
+    ("inject =", "host = \"Erp.internal:80\"\ninject =", r#"21:8: [integrations.erp] host is no host name in lower case, without a port | write the name that the app uses for relay: host = "slack.relay.internal""#),
+    ("inject =", "http2 = \"no\"\ninject =", "21:9: [integrations.erp] http2 must be true or false without quotes, not a text | write true or false without quotes"),
 ];
 
 #[test]
@@ -434,7 +439,10 @@ fn a_variable_that_sets_nothing_is_an_error() {
 #[test]
 fn a_section_may_come_from_variables_alone_where_all_of_it_has_defaults() {
     let text = GOOD.replace("[server]\nlisten = \"127.0.0.1:8480\"\n", "");
-    assert_eq!(usable(&text, &[("RELAY__SERVER__LISTEN", "127.0.0.1:7")]).server.listen.port(), 7);
+    assert_eq!(
+        usable(&text, &[("RELAY__SERVER__LISTEN", "127.0.0.1:7")]).server.listen.to_string(),
+        "127.0.0.1:7"
+    );
 }
 
 #[test]

@@ -37,12 +37,22 @@ mod config;
 mod crates;
 /// `relay dev` and its built-in vendor.
 mod dev;
+/// An integration's own port and host name, TLS and Unix sockets on the app's side.
+mod doors;
 /// A vendor's address is resolved, vetted and dialled; nothing else is.
 mod egress;
+/// `Expect: 100-continue`: the vendor is asked before the app's body is.
+mod expect;
+/// What the fuzzers kept holds on stable too.
+mod fuzz_corpus;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
+/// HTTP/2 on both sides, gRPC among it.
+mod http2;
 /// A request on its way to the vendor: how it names its secret, where its token stands, what goes on.
 mod journey;
+/// A vendor's URLs in JSON lead back through relay, and nothing else of the JSON changes.
+mod json_rewrite;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
 /// Connections to a vendor are shared no further than is safe.
@@ -51,6 +61,8 @@ mod pool;
 mod reflection;
 /// Every refusal: its code, its status, its order, and what the operator learns.
 mod refusals;
+/// A secret that is revoked ends what it opened.
+mod revocation;
 /// What comes back carries neither the credential nor a way around relay.
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.
@@ -59,3 +71,5 @@ mod sealing;
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.
 mod streaming;
+/// WebSocket: the handshake, the messages, the ends.
+mod websocket;

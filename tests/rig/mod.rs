@@ -6,11 +6,13 @@
 #![allow(dead_code, clippy::disallowed_methods)]
 
 pub mod canary;
+pub mod certificates;
 pub mod client;
 pub mod logs;
 pub mod packing;
 pub mod spellings;
 pub mod vendor;
+pub mod vendor_http2;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub more: String,
     /// Lines for `[server]`.
     pub server: String,
+    /// Where it listens.
+    pub listen: String,
     /// Threads that carry requests; with one, every request meets the same pool.
     pub workers: usize,
     pub callers: String,
@@ -73,6 +77,7 @@ impl Default for Settings {
             integration: "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]".to_owned(),
             more: String::new(),
             server: String::new(),
+            listen: "127.0.0.1:0".to_owned(),
             workers: 2,
             callers: String::new(),
             audit: PathBuf::new(),
@@ -134,11 +139,12 @@ impl Rig {
             s.upstream.clone().unwrap_or_else(|| format!("https://localhost:{}/base", self.vendor.port));
         let ca = if s.trust_vendor { "ca_file = \"ca.pem\"\n" } else { "" };
         format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
+            "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              [callers]\n{}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n\n\
              [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
              [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
+            s.listen,
             s.workers,
             s.server,
             if s.callers.is_empty() { callers() } else { s.callers.clone() },
@@ -183,7 +189,7 @@ impl Rig {
     }
 
     pub fn app(&self) -> SocketAddr {
-        self.running().app
+        self.running().app.address().unwrap()
     }
 
     /// A client whose bytes are hunted.

@@ -16,8 +16,8 @@ use crate::cli::exit::Failure;
 use crate::cli::token::LocalIssuer;
 use crate::config::template::Template;
 use crate::config::{
-    Admin, Algorithm, Audit, CallerKeys, Callers, Config, FieldSetting, Integration, Keys, Limits, OnReflect,
-    Placement, Server, StoreChoice, Timeouts,
+    Admin, Algorithm, Audit, CallerKeys, Callers, Config, FieldSetting, Integration, Keys, Limits, Listen,
+    OnReflect, Placement, Server, StoreChoice, Timeouts,
 };
 use crate::model::{FieldName, FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
@@ -57,7 +57,8 @@ pub(super) fn make(
     let admin_token = random_hex::<32>()?;
     let config = Config {
         server: Server {
-            listen,
+            listen: Listen::plain(listen),
+            tls: None,
             admin_listen,
             public_url: None,
             workers: 1,
@@ -90,6 +91,9 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         name: IntegrationName::parse(INTEGRATION).map_err(words)?,
         origin: Origin::parse(&vendor.origin()).map_err(words)?,
         base_path: String::new(),
+        listen: None,
+        host: None,
+        http2: true,
         fields: vec![FieldSetting {
             spec: FieldSpec { name: field, secret: true },
             label: "API key".to_owned(),
@@ -105,6 +109,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         timeout: Timeouts::default(),
         cookies: false,
         ranges: false,
+        websocket: false,
+        rewrite_json: false,
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,

@@ -9,13 +9,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::rule::Rule;
-use super::super::written::{Table, Written};
+use super::super::written::{Given, Table, Written};
 use super::super::{Integration, OnReflect, Timeouts};
-use super::{fields, placement, upstream};
+use super::doors::Doors;
+use super::{fields, placement, server, upstream};
 use crate::model::{IntegrationName, Origin};
 
 /// Reads every integration, in the order of the file.
-pub(super) fn integrations(written: &mut Written<'_>, root: &Table<'_>) -> Vec<Integration> {
+pub(super) fn integrations(
+    written: &mut Written<'_>,
+    root: &Table<'_>,
+    doors: &mut Doors,
+) -> Vec<Integration> {
     let table = written.child(root, "integrations", "integrations");
     let all = table.in_order();
     if all.is_empty() && !written.torn {
@@ -25,7 +30,7 @@ pub(super) fn integrations(written: &mut Written<'_>, root: &Table<'_>) -> Vec<I
     let mut integrations = Vec::new();
     for (name, place, _) in all {
         let entry = written.child(&table, name, "integrations.*");
-        let read = entry.exists().then(|| integration(written, &entry)).flatten();
+        let read = entry.exists().then(|| integration(written, &entry, doors)).flatten();
         match IntegrationName::parse(name) {
             Ok(name) => integrations.extend(read.map(|read| Integration { name, ..read })),
             Err(wanted) => {
@@ -41,7 +46,7 @@ pub(super) fn integrations(written: &mut Written<'_>, root: &Table<'_>) -> Vec<I
 }
 
 /// Everything but the name, for which a stand-in is left.
-fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integration> {
+fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) -> Option<Integration> {
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
     let address = address(written, table, plaintext_danger, !private_cidrs.is_empty());
@@ -51,9 +56,17 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integrati
     let deny = rules(written, table, "deny");
     let ca_file = ca_file(written, table);
     let timeout = timeout(written, table);
+    let listen = server::listen(written, table);
+    let listen = doors.listen(written, table, listen);
+    let host = host(written, table);
+    let host = doors.host(written, table, host);
+    // Read only where it is given, so that the default is on.
+    let http2 = written.switch(table, "http2").is_none_or(|given| given.value);
     let cookies = written.switch(table, "cookies").is_some_and(|given| given.value);
     let ranges = written.switch(table, "ranges").is_some_and(|given| given.value);
+    let websocket = written.switch(table, "websocket").is_some_and(|given| given.value);
     let isolate = written.choice(table, "isolate", &[("customer", true)], &[]);
+    let rewrite_json = rewrite(written, table);
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
     let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
@@ -62,6 +75,9 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integrati
         name: IntegrationName::parse("unnamed").ok()?,
         origin,
         base_path,
+        listen,
+        host,
+        http2,
         fields: fields.into_iter().map(|(field, _)| field).collect(),
         inject,
         allow,
@@ -73,10 +89,26 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>) -> Option<Integrati
         timeout,
         cookies,
         ranges,
+        websocket,
         isolate_customers: isolate.unwrap_or(false),
+        rewrite_json,
         on_reflect,
         rate: rate.and_then(|rate| u32::try_from(rate).ok()),
     })
+}
+
+/// A host name of relay's own: letters, digits, dots and hyphens, as a `Host` field names it without its port.
+fn host(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<String>> {
+    let given = written.text(table, "host")?;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let name = given.value.as_str();
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) || name.split('.').any(str::is_empty) {
+        let message = format!("{} host is no host name in lower case, without a port", table.shown);
+        let fix = "write the name that the app uses for relay: host = \"slack.relay.internal\"";
+        written.findings.error(&given.place, message, fix);
+        return None;
+    }
+    Some(given)
 }
 
 fn address(
@@ -136,6 +168,21 @@ fn rules(written: &mut Written<'_>, table: &Table<'_>, key: &str) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// `rewrite = ["json"]`; whether JSON is among what is named.
+fn rewrite(written: &mut Written<'_>, table: &Table<'_>) -> bool {
+    let Some(given) = written.texts(table, "rewrite") else { return false };
+    let mut json = false;
+    for text in given.value {
+        if text.value == "json" {
+            json = true;
+        } else {
+            let message = format!("{} rewrite knows \"json\" alone", table.shown);
+            written.findings.error(&text.place, message, "write rewrite = [\"json\"]");
+        }
+    }
+    json
 }
 
 fn private_cidrs(written: &mut Written<'_>, table: &Table<'_>) -> Vec<IpNet> {

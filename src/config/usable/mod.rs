@@ -4,6 +4,7 @@
 //! decided once, by whether an error was noted. What must never enter: TOML, a file's contents.
 
 mod callers;
+mod doors;
 mod fields;
 mod integration;
 mod placement;
@@ -13,6 +14,8 @@ mod upstream;
 use std::path::Path;
 
 use toml::de::DeTable;
+
+use doors::Doors;
 
 use super::report::Place;
 use super::written::{Given, Table, Written};
@@ -29,7 +32,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     let store = store(written, &root);
     let audit = audit(written, &root);
     let admin = admin(written, &root);
-    let integrations = integration::integrations(written, &root);
+    let integrations = integration::integrations(written, &root, &mut Doors::of(&server));
     one_path_one_use(written, (keys.as_ref(), store.as_ref(), audit.as_ref().map(|a| &a.path)));
     let overrides = std::mem::take(&mut written.overrides);
     overrides.report_unused(&mut written.findings);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::written::{Given, Table, Written};
-use super::super::{Limits, Server};
+use super::super::{Limits, Listen, Server, ServerTls};
 use crate::model::Origin;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,9 +17,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Reads `[server]`; all of it has defaults.
 pub(super) fn server(written: &mut Written<'_>, root: &Table<'_>) -> Server {
     let table = written.child(root, "server", "server");
-    let listen = address(written, &table, "listen", 8480);
-    let admin_listen = address(written, &table, "admin_listen", 8481);
-    if overlap(listen.value, admin_listen.value) {
+    let default = SocketAddr::from(([127, 0, 0, 1], 8480));
+    let listen = listen(written, &table)
+        .unwrap_or_else(|| Given { value: Listen::plain(default), place: table.place_of("listen") });
+    let admin_listen = admin_listen(written, &table);
+    if overlap(&listen.value, &Listen::plain(admin_listen.value)) {
         let given = [&admin_listen.place, &listen.place].into_iter().find(|place| **place != table.place);
         written.findings.error(
             given.unwrap_or(&table.place),
@@ -35,8 +37,11 @@ pub(super) fn server(written: &mut Written<'_>, root: &Table<'_>) -> Server {
     }
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let workers = written.whole(&table, "workers", 1..=1024, cores.min(1024));
+    let tls = tls(written, &table);
+    needs_certificate(written, &listen, tls.is_some() || table.entry("tls").is_some());
     Server {
         listen: listen.value,
+        tls,
         admin_listen: admin_listen.value,
         public_url: public_url(written, &table),
         workers: usize::try_from(workers).unwrap_or(1),
@@ -45,15 +50,66 @@ pub(super) fn server(written: &mut Written<'_>, root: &Table<'_>) -> Server {
     }
 }
 
-fn address(written: &mut Written<'_>, table: &Table<'_>, key: &str, port: u16) -> Given<SocketAddr> {
-    let default = SocketAddr::from(([127, 0, 0, 1], port));
-    let otherwise = || Given { value: default, place: table.place_of(key) };
-    let Some(given) = written.text(table, key) else { return otherwise() };
+/// `listen` of `table`: an address, `tls:` and an address, or `unix:` and a path.
+pub(super) fn listen(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<Listen>> {
+    let given = written.text(table, "listen")?;
+    if let Some(path) = given.value.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        let value = Listen::Unix(written.folder.join(path));
+        return Some(Given { value, place: given.place });
+    }
+    let (tls, address) = match given.value.strip_prefix("tls:") {
+        Some(address) => (true, address),
+        None => (false, given.value.as_str()),
+    };
+    match address.parse() {
+        Ok(address) => Some(Given { value: Listen::Tcp { address, tls }, place: given.place }),
+        Err(_) => {
+            let message = format!("{} listen is not an IP address and a port", table.shown);
+            let fix = "write listen = \"127.0.0.1:8480\", \"tls:127.0.0.1:8443\" or \"unix:relay.sock\"; names are not looked up";
+            written.findings.error(&given.place, message, fix);
+            None
+        }
+    }
+}
+
+/// Reports a listener that speaks TLS where there is no certificate.
+pub(super) fn needs_certificate(written: &mut Written<'_>, listen: &Given<Listen>, there: bool) {
+    if listen.value.is_tls() && !there {
+        let message = "this listener speaks TLS, and there is no [server.tls]";
+        let fix = "add [server.tls] with certificate and key";
+        written.findings.error(&listen.place, message, fix);
+    }
+}
+
+fn tls(written: &mut Written<'_>, server: &Table<'_>) -> Option<ServerTls> {
+    server.entry("tls")?;
+    let table = written.child(server, "tls", "server.tls");
+    let mut file = |key: &str, what: &str, needed: bool| {
+        if written.absent(&table, key) {
+            if needed {
+                written.missing(&table, key, &format!("write {key} = \"{key}.pem\": {what}"));
+            }
+            return None;
+        }
+        let given = written.path(&table, key, "")?;
+        written.expect_file(&format!("[server.tls] {key}"), &given.value, &given.place, what);
+        Some(given.value)
+    };
+    let certificate = file("certificate", "the certificate and what it was issued by, as PEM", true);
+    let key = file("key", "the certificate's private key, as PEM", true);
+    let client_ca = file("client_ca", "the authorities of clients' certificates, as PEM", false);
+    Some(ServerTls { certificate: certificate?, key: key?, client_ca })
+}
+
+fn admin_listen(written: &mut Written<'_>, table: &Table<'_>) -> Given<SocketAddr> {
+    let default = SocketAddr::from(([127, 0, 0, 1], 8481));
+    let otherwise = || Given { value: default, place: table.place_of("admin_listen") };
+    let Some(given) = written.text(table, "admin_listen") else { return otherwise() };
     match given.value.parse() {
         Ok(value) => Given { value, place: given.place },
         Err(_) => {
-            let message = format!("{} {key} is not an IP address and a port", table.shown);
-            let fix = format!("write {key} = \"{default}\"; names are not looked up");
+            let message = format!("{} admin_listen is not an IP address and a port", table.shown);
+            let fix = format!("write admin_listen = \"{default}\"; names are not looked up");
             written.findings.error(&given.place, message, fix);
             otherwise()
         }
@@ -61,7 +117,12 @@ fn address(written: &mut Written<'_>, table: &Table<'_>, key: &str, port: u16) -
 }
 
 /// Whether binding both must fail. Port 0 is a fresh one each time.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn overlap(one: &Listen, other: &Listen) -> bool {
+    let (one, other) = match (one, other) {
+        (Listen::Unix(one), Listen::Unix(other)) => return one == other,
+        (Listen::Tcp { address: one, .. }, Listen::Tcp { address: other, .. }) => (one, other),
+        (Listen::Tcp { .. }, Listen::Unix(_)) | (Listen::Unix(_), Listen::Tcp { .. }) => return false,
+    };
     let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || everywhere)
 }

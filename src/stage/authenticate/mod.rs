@@ -5,6 +5,7 @@
 //! `nbf` are compared again on every hit. What must never enter: the store, a credential; what must never
 //! leave: the token itself.
 
+mod protocols;
 mod slots;
 mod token;
 mod verdicts;
@@ -20,6 +21,7 @@ use crate::model::{Customer, SecretId};
 use crate::refusal::{Code, Refusal};
 use crate::stage::route::Matched;
 
+pub use protocols::without_tokens;
 pub use verdicts::Verdicts;
 
 /// The rules that a caller's token must meet.

@@ -1,7 +1,8 @@
 //! Where the caller's token stands.
 //!
 //! With `Relay-Authorization` nothing else is read. Without it the token stands where the credential will
-//! go, so that a vendor's SDK works with the token given as its API key; plus `Authorization`. Only three
+//! go, so that a vendor's SDK works with the token given as its API key; plus `Authorization`, and a
+//! WebSocket's subprotocols, the only field that a browser can set. Only three
 //! dot-separated base64url parts count as a token: a dummy key in a slot is no token.
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::protocols;
 use crate::config::Placement;
 use crate::refusal::{Code, Refusal};
 
@@ -41,15 +43,12 @@ pub(super) fn find<'a>(
     for name in names.chain([&AUTHORIZATION]) {
         for value in headers.get_all(name) {
             for token in text_of(value).map(tokens_in).into_iter().flatten().flatten() {
-                if found.as_ref().is_some_and(|other| *other != token) {
-                    return Err(Refusal::new(
-                        Code::TokenAmbiguous,
-                        "Two different tokens stand in the fields that may carry one.",
-                    ));
-                }
-                found = Some(token);
+                agree(&mut found, token)?;
             }
         }
+    }
+    for token in placements.iter().flat_map(|_| protocols::tokens(headers)) {
+        agree(&mut found, Cow::Borrowed(token))?;
     }
     found.ok_or_else(|| {
         Refusal::new(
@@ -57,6 +56,18 @@ pub(super) fn find<'a>(
             "No caller token (three-part JWT) was found: send `Authorization: Bearer <jwt>` or `Relay-Authorization: Bearer <jwt>`.",
         )
     })
+}
+
+/// One token more: it is the one that was found before, or the first.
+fn agree<'a>(found: &mut Option<Cow<'a, str>>, token: Cow<'a, str>) -> Result<(), Refusal> {
+    if found.as_ref().is_some_and(|other| *other != token) {
+        return Err(Refusal::new(
+            Code::TokenAmbiguous,
+            "Two different tokens stand in the fields that may carry one.",
+        ));
+    }
+    *found = Some(token);
+    Ok(())
 }
 
 /// The tokens in a field's value: bare, behind a scheme, or as password and name of Basic.
@@ -99,7 +110,7 @@ fn behind_scheme<'a>(value: &'a str, schemes: &[&str]) -> Option<&'a str> {
 }
 
 /// Three non-empty base64url parts and two dots, 8 KiB at most.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let bytes = text.as_bytes();
     let mut dots = memchr::memchr_iter(b'.', bytes);
     let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else { return false };

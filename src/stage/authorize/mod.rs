@@ -4,13 +4,16 @@
 //! not at all, active, unexpired, of this integration and origin. The result is a [`Grant`]. What must
 //! never enter: plaintext; a difference between an unknown UUID and another customer's.
 
+pub mod leases;
 mod path;
 pub mod records;
 mod shares;
+mod upgrade;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 
 use crate::clock;
@@ -21,6 +24,7 @@ use crate::stage::authenticate::{Caller, Identity, Token};
 use crate::stage::route::{Matched, Reference, Route, Routes};
 
 use super::limits::{self, InFlight, Permit};
+use leases::{Lease, Leases};
 use records::{LookupError, Record, Records};
 
 /// Fields by which a request may ask a server to treat it as another method.
@@ -34,6 +38,8 @@ pub struct Grant {
     record: Arc<Record>,
     matched: Matched,
     target: Uri,
+    lease: Lease,
+    websocket: bool,
     _permit: Permit,
 }
 
@@ -63,6 +69,16 @@ impl Grant {
         &self.target
     }
 
+    /// Whether the request is to become a WebSocket.
+    pub const fn is_websocket(&self) -> bool {
+        self.websocket
+    }
+
+    /// Whether it still stands.
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// How the app addresses the same place here.
     pub const fn matched(&self) -> &Matched {
         &self.matched
@@ -77,30 +93,36 @@ pub struct Rules<'a> {
     pub records: &'a Records,
     /// Requests under way by customer.
     pub in_flight: &'a InFlight,
+    /// Grants in use on this worker.
+    pub leases: &'a Leases,
 }
 
 /// Decides; the checks stand in the order of refusals of DESIGN section 5.
 ///
 /// # Errors
-/// `scope_denied`, `integration_unknown`, `path_refused`, `request_denied`, `rate_limited`, `too_busy`,
+/// `scope_denied`, `integration_unknown`, `path_refused`, `request_denied`, `request_malformed`, `rate_limited`, `too_busy`,
 /// `secret_missing`, `secret_ambiguous`, `secret_not_found`, `secret_disabled`, `secret_expired`,
 /// `credential_unusable`, `keys_*`, `store_unavailable`.
-pub async fn authorize(
-    rules: &Rules<'_>,
-    caller: Caller,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Result<Grant, Refusal> {
+pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Result<Grant, Refusal> {
     let (matched, identity, token) = caller.into_parts();
     scope_allows(&identity, matched.asked_for())?;
     let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
     path::check(matched.rest(), matched.query(), &token)?;
-    request_allowed(&route, method, headers, matched.rest())?;
+    request_allowed(&route, &asked.method, &asked.headers, matched.rest())?;
+    let websocket = upgrade::wanted(route.websocket, asked)?;
     let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
     let id = which_secret(matched.reference(), &identity)?;
+    let generation = rules.leases.generation();
     let record = find(rules.records, &identity, id, &route).await?;
+    let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
-    Ok(Grant { identity, token, route, record, matched, target, _permit: permit })
+    Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit })
+}
+
+/// The last word on a path alone, without rules and records: for `probe`.
+pub(super) fn checked_target(route: &Route, matched: &Matched, token: &Token) -> Result<Uri, Refusal> {
+    path::check(matched.rest(), matched.query(), token)?;
+    target(route, matched)
 }
 
 fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {

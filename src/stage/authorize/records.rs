@@ -12,6 +12,7 @@ use bytes::Bytes;
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::envelope::{EnvelopeError, Head};
@@ -28,7 +29,11 @@ const MISS_AGE: Duration = Duration::from_secs(2);
 /// secrets, and one that has a single secret brings its share's table along.
 const OVERHEAD: usize = 1536;
 
-type Key = (Customer, SecretId);
+/// Changes that a worker may be behind with before it judges every secret that it uses.
+const UNTOLD: usize = 1024;
+
+/// A customer's secret.
+pub(super) type Key = (Customer, SecretId);
 
 /// A sealed secret with its verified head.
 pub struct Record {
@@ -72,7 +77,8 @@ pub enum LookupError {
     Unusable(#[from] EnvelopeError),
 }
 
-/// The records, shared by all workers.
+/// The records, shared by all workers. Cheap to clone.
+#[derive(Clone)]
 pub struct Records {
     inner: Arc<Inner>,
     store: Arc<dyn Store>,
@@ -85,6 +91,8 @@ struct Inner {
     shares: Arc<Shares>,
     /// Counts invalidations: a lookup that overlapped one must not put its old row back.
     generation: AtomicU64,
+    /// Tells the workers what changed, once it is forgotten here; `None` is everything.
+    told: broadcast::Sender<Option<Key>>,
 }
 
 impl Records {
@@ -103,20 +111,40 @@ impl Records {
             missed: Cache::builder().max_capacity(MISSES).time_to_live(MISS_AGE).build(),
             shares,
             generation: AtomicU64::new(0),
+            told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
         let follower = inner.clone();
         control.spawn(async move {
             loop {
                 match feed.recv().await {
-                    Ok(Change::Secret(customer, id)) => follower.forget(&(customer, id)),
+                    Ok(Change::Secret(customer, id)) => {
+                        let key = (customer, id);
+                        follower.forget(&key);
+                        // Without workers nobody listens.
+                        let _ = follower.told.send(Some(key));
+                    }
                     Ok(Change::DataKeys(_)) => {}
-                    Err(RecvError::Lagged(_)) => follower.forget_all(),
+                    Err(RecvError::Lagged(_)) => {
+                        follower.forget_all();
+                        let _ = follower.told.send(None);
+                    }
                     Err(RecvError::Closed) => break,
                 }
             }
         });
         Self { inner, store, keys }
+    }
+
+    /// How often something was forgotten because it changed.
+    pub(super) fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    /// Every secret that changes from now on, once a lookup finds it changed; `None` is every secret, and so
+    /// must a receiver that lagged take it.
+    pub(super) fn changes(&self) -> broadcast::Receiver<Option<Key>> {
+        self.inner.told.subscribe()
     }
 
     /// The customer's record of that UUID, from memory or the store.
@@ -132,6 +160,12 @@ impl Records {
             return Ok(None);
         }
         Box::pin(self.look_up(key)).await
+    }
+
+    /// The record as the store has it now: another lookup that overlapped a change may have put an old row
+    /// into memory for the moment until it looks again.
+    pub(super) async fn now(&self, key: &Key) -> Result<Option<Arc<Record>>, LookupError> {
+        Box::pin(self.look_up(key.clone())).await
     }
 
     async fn look_up(&self, key: Key) -> Result<Option<Arc<Record>>, LookupError> {

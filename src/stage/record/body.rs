@@ -15,12 +15,24 @@ use crate::model::RequestId;
 pub struct Recorded<B: Body> {
     inner: B,
     trail: Rc<Trail>,
+    handed_over: bool,
 }
 
 impl<B: Body> Recorded<B> {
     /// Ties `trail` to `inner`.
     pub const fn new(inner: B, trail: Rc<Trail>) -> Self {
-        Self { inner, trail }
+        Self { inner, trail, handed_over: false }
+    }
+
+    /// Gives up what is counted, with the duty to close the trail; `instead` is passed on uncounted.
+    pub fn hand_over(&mut self, instead: B) -> B {
+        self.handed_over = true;
+        std::mem::replace(&mut self.inner, instead)
+    }
+
+    /// What is counted.
+    pub const fn inner(&self) -> &B {
+        &self.inner
     }
 
     /// The request's id.
@@ -54,7 +66,9 @@ where
                 Poll::Ready(Some(Err(error)))
             }
             None => {
-                self.trail.close(None);
+                if !self.handed_over {
+                    self.trail.close(None);
+                }
                 Poll::Ready(None)
             }
         }
@@ -73,7 +87,7 @@ impl<B: Body> Drop for Recorded<B> {
     fn drop(&mut self) {
         // A body that is at its end may be dropped without being asked for the end; so may that of an answer
         // to HEAD, which is not sent at all (RFC 9110 section 9.3.2).
-        if self.inner.is_end_stream() || self.trail.is_bodyless() {
+        if !self.handed_over && (self.inner.is_end_stream() || self.trail.is_bodyless()) {
             self.trail.close(None);
         }
     }

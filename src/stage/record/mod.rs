@@ -22,6 +22,7 @@ use crate::net::body::Meter;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity};
 use crate::stage::authorize::Grant;
+use crate::stage::authorize::leases::Revoked;
 use crate::stage::route::{Matched, Reference};
 
 pub use body::Recorded;
@@ -60,6 +61,8 @@ pub struct Trail {
     outcome: RefCell<Outcome>,
     opened: Cell<bool>,
     closed: Cell<bool>,
+    /// Why the answer is cut, once that is known.
+    cut: Cell<Option<Revoked>>,
 }
 
 #[derive(Default)]
@@ -119,6 +122,7 @@ impl Trail {
             outcome: RefCell::default(),
             opened: Cell::new(false),
             closed: Cell::new(false),
+            cut: Cell::new(None),
         });
         // Counted once the trail stands: whatever ends it now, its drop counts it off.
         trail.ledger.metrics.in_flight().inc();
@@ -176,12 +180,23 @@ impl Trail {
         }
     }
 
+    /// The answer is cut because its grant no longer stands.
+    pub fn revoked(&self, why: Revoked) {
+        self.cut.set(Some(why));
+    }
+
     fn is_bodyless(&self) -> bool {
         self.method == Method::HEAD
     }
 
-    fn answered(&self, bytes_out: u64) {
+    /// So many bytes of the answer have gone to the app.
+    pub fn answered(&self, bytes_out: u64) {
         self.outcome.borrow_mut().bytes_out += bytes_out;
+    }
+
+    /// What was opened has ended; `note` says why, if not in order.
+    pub fn ended(&self, note: Option<String>) {
+        self.close(note);
     }
 
     /// Closes the trail with why the answer ended early, if it did.
@@ -189,7 +204,8 @@ impl Trail {
         if self.closed.replace(true) {
             return;
         }
-        self.outcome.borrow_mut().note = note;
+        let cut = self.cut.get().filter(|_| note.is_some()).map(|why| format!("cut: {why}"));
+        self.outcome.borrow_mut().note = cut.or(note);
         if self.opened.get() {
             self.write(Kind::Outcome);
         } else {

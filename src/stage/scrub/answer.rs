@@ -4,8 +4,9 @@
 //! listed there.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use http::header::{HOST, HeaderMap, RANGE};
+use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
@@ -15,19 +16,20 @@ use crate::refusal::Refusal;
 use crate::reply;
 use crate::secret::Secret;
 use crate::stage::record::{Opened, Trail};
+use crate::stage::route::Matched;
 use crate::stage::send::Answer;
 
 use super::forms::Forms;
 use super::links::Address;
-use super::passed::{self, Passed};
-use super::{coding, head as fields, links};
+use super::passed::{self, Passed, Terms};
+use super::{coding, handshake, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
 pub struct Surroundings {
     /// The address given in configuration, without a slash at its end.
     pub public_url: Option<String>,
     /// relay's own authorities: listeners, and the public URL's.
-    pub own: Vec<String>,
+    pub own: Arc<[String]>,
 }
 
 /// Step 9: the vendor's answer as the app may have it. The body is still streaming.
@@ -41,16 +43,16 @@ pub async fn scrub(
     asked: &Parts,
     answer: Answer,
 ) -> Result<Response<Box<Passed>>, Refusal> {
-    let grant = opened.grant();
-    let route = grant.route();
+    let route = opened.grant().route();
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
-    let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
+    let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 101 | 204 | 304);
+    let switches = handshake::is_one(head.status, &asked.headers, &headers)?;
     let mut packing = None;
     if !bodiless {
-        packing = coding::readable(&headers, &asked.headers, route.ranges)?;
-        if !(route.ranges && asked.headers.contains_key(RANGE)) {
+        packing = coding::readable(&headers, &asked.headers, route.reads_plain(&asked.headers))?;
+        if !route.asks_part(&asked.headers) {
             coding::whole_only(head.status, &headers)?;
         }
     }
@@ -63,16 +65,23 @@ pub async fn scrub(
             return Err(passed::holds_credential());
         }
     }
-    let mut passed = Passed::new(body, packing, forms, &headers, trail, route.on_reflect)?;
-    if !bodiless {
-        passed.read_ahead(&mut headers).await?;
-    }
     if links::any(&headers) {
         rewrite(&mut headers, head.status, surroundings, &opened, trail, asked)?;
     }
+    if switches {
+        handshake::complete(&mut headers);
+    }
+    let inside = (route.rewrite_json && json::applies(&asked.method, head.status, &headers)).then(|| {
+        json::edit_head(&mut headers);
+        inside(surroundings, &opened, asked)
+    });
+    let terms = Terms { packing, forms, inside };
+    let mut passed = Passed::new(body, terms, &headers, trail, opened)?;
+    if !bodiless {
+        passed.read_ahead(&mut headers).await?;
+    }
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
-    passed.hold(opened);
     // Boxed: it is handed on through every layer up to the connection.
     let mut response = Response::new(Box::new(passed));
     *response.status_mut() = head.status;
@@ -91,10 +100,8 @@ fn rewrite(
 ) -> Result<(), Refusal> {
     let grant = opened.grant();
     let route = grant.route();
-    let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let app_base = surroundings.public_url.clone().unwrap_or_else(|| format!("http://{host}"));
     let address = Address {
-        app_base,
+        app_base: surroundings.app_base(asked, grant.matched()),
         prefix: grant.matched().prefix(),
         origin: &route.origin,
         base_path: &route.base_path,
@@ -105,6 +112,29 @@ fn rewrite(
         tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
     }
     Ok(())
+}
+
+impl Surroundings {
+    /// How the app reached relay with this request, without a slash at its end.
+    fn app_base(&self, asked: &Parts, matched: &Matched) -> String {
+        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        match &self.public_url {
+            // It is the address of the common listener.
+            Some(url) if matched.is_by_path() => url.clone(),
+            _ => format!("{}://{host}", if matched.is_secure() { "https" } else { "http" }),
+        }
+    }
+}
+
+fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
+    let grant = opened.grant();
+    json::Inside {
+        app_base: surroundings.app_base(asked, grant.matched()),
+        prefix: grant.matched().prefix(),
+        route: grant.route().clone(),
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
+        own: surroundings.own.clone(),
+    }
 }
 
 #[cfg(not(feature = "leak_for_tests_danger"))]

@@ -5,7 +5,8 @@
 //! stream of text, by the forms that [`forms`] knows: `runs` is the cheap filter in front, `exact` and
 //! `find` search, `escape` reads escaped texts, [`content`] says which escapes there can be. [`body`] feeds
 //! it a body as it comes, or message by message; [`packed`] a decoded copy of a compressed one, by the
-//! decoders in `decode`. `ahead` and `validators` keep what vouches for the bytes true. Order on a head:
+//! decoders in `decode`. `ahead` and `validators` keep what vouches for the bytes true.
+//! [`json`] keeps a body's references inside, and `tunnel` does all this to WebSockets. Order on a head:
 //! `coding`, then [`head::strip`], then [`head::scrub_head`], then [`links::rewrite`]: a reference that held
 //! the credential then has spaces in it, and inside the integration it is dropped, not followed.
 //!
@@ -22,7 +23,9 @@ mod escape;
 mod exact;
 mod find;
 pub mod forms;
+mod handshake;
 pub mod head;
+pub mod json;
 pub mod links;
 mod messages;
 pub mod packed;
@@ -30,12 +33,15 @@ pub mod passage;
 mod passed;
 mod reference;
 mod runs;
+mod tunnel;
 mod validators;
+mod websocket;
 
 use crate::refusal::{Code, Refusal};
 
 pub use answer::{Surroundings, scrub};
 pub use passed::Passed;
+pub use tunnel::Tunnel;
 
 impl From<coding::Unacceptable> for Refusal {
     fn from(cause: coding::Unacceptable) -> Self {

@@ -3,6 +3,7 @@
 //!
 //! What must never enter: an edit of the bytes, which is made below.
 
+use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,7 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::config::OnReflect;
 use crate::net::body::{BodyError, VendorBody};
+use crate::net::channel::Channel;
 use crate::refusal::{Code, Refusal};
+use crate::stage::authorize::leases::{Revoked, Watcher};
 use crate::stage::coding::{Coding, is_grpc};
 use crate::stage::record::{Opened, Trail};
 
@@ -21,8 +24,41 @@ use super::ahead::{self, Ahead};
 use super::body::{Cut, Reflected, Scrubbed};
 use super::content::Content;
 use super::forms::Forms;
+use super::json;
 use super::packed::Packed;
+use super::passage::Passage;
 use super::validators;
+
+/// How a body is to be read.
+pub(super) struct Terms {
+    /// How it is compressed.
+    pub(super) packing: Option<Coding>,
+    /// What must not pass.
+    pub(super) forms: Forms,
+    /// Where its references are kept, if they are.
+    pub(super) inside: Option<json::Inside>,
+}
+
+/// A vendor's side of a WebSocket, and what scrubs its messages.
+pub(super) struct Socket {
+    pub(super) channel: Box<Channel>,
+    pub(super) passage: Passage,
+}
+
+impl Socket {
+    /// An answer that switched protocols has one, and for its body, which has no bytes, there is nothing to
+    /// look for.
+    fn of(
+        body: &mut VendorBody,
+        forms: Forms,
+        on_reflect: OnReflect,
+        reflected: &Reflected,
+    ) -> (Option<Self>, Forms) {
+        let Some(channel) = body.take_channel() else { return (None, forms) };
+        let passage = Passage::new(forms, on_reflect, reflected.clone());
+        (Some(Self { channel, passage }), Forms::of([], []))
+    }
+}
 
 /// A scrubbed body that tells the trail when the credential was in it.
 pub struct Passed {
@@ -32,29 +68,53 @@ pub struct Passed {
     reflected: Reflected,
     trail: Rc<Trail>,
     on_reflect: OnReflect,
+    socket: Option<Socket>,
     // The customer's place among the requests under way is taken until the answer has ended.
-    opened: Option<Opened>,
+    opened: Opened,
 }
+
+/// Why an answer breaks off. The app's connection must then be cut, not ended cleanly.
+#[derive(Debug)]
+pub enum Broken {
+    /// The vendor's body broke, or held what must not pass.
+    Body(Cut<BodyError>),
+    /// The secret was revoked meanwhile.
+    Revoked(Revoked),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(cause) => cause.fmt(f),
+            Self::Revoked(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
 
 impl Passed {
     pub(super) fn new(
-        body: VendorBody,
-        packing: Option<Coding>,
-        forms: Forms,
+        mut body: VendorBody,
+        terms: Terms,
         headers: &HeaderMap,
         trail: &Rc<Trail>,
-        on_reflect: OnReflect,
+        opened: Opened,
     ) -> Result<Self, Refusal> {
-        let forms = forms.carried_by(Content::of(headers.get(CONTENT_TYPE)));
+        let on_reflect = opened.grant().route().on_reflect;
         let reflected = Reflected::default();
-        let inner = if let Some(coding) = packing {
+        let (socket, forms) = Socket::of(&mut body, terms.forms, on_reflect, &reflected);
+        let forms = forms.carried_by(Content::of(headers.get(CONTENT_TYPE)));
+        let inner = if let Some(coding) = terms.packing {
             let packed = Packed::new(body, coding, forms, reflected.clone());
             Inner::Packed(Box::new(packed.ok_or(Code::ResponseRefused)?))
         } else {
             let body = Scrubbed::new(body, forms, on_reflect, reflected.clone());
-            Inner::Plain(if is_grpc(headers) { body.of_messages() } else { body })
+            let body = if is_grpc(headers) { body.of_messages() } else { body };
+            Inner::Plain(json::Rewritten::new(body, terms.inside))
         };
-        Ok(Self { early: Ahead::new(), inner, reflected, trail: trail.clone(), on_reflect, opened: None })
+        let early = Ahead::new();
+        Ok(Self { early, inner, reflected, trail: trail.clone(), on_reflect, socket, opened })
     }
 
     /// Scrubs the beginning of the body, if the head vouches for its bytes; when one changed, the head no
@@ -69,7 +129,7 @@ impl Passed {
         }
         self.early = ahead::read(body).await;
         if self.reflected.seen() {
-            tell(&self.trail, self.on_reflect);
+            self.tell();
             if self.early.iter().any(|next| matches!(next, Err(Cut::Reflected))) {
                 return Err(holds_credential());
             }
@@ -78,9 +138,38 @@ impl Passed {
         Ok(())
     }
 
-    /// Keeps the customer's place until the body has ended.
-    pub(super) fn hold(&mut self, opened: Opened) {
-        self.opened = Some(opened);
+    /// What stands in the body's place where the answer switched protocols, once.
+    pub(super) fn take_socket(&mut self) -> Option<Socket> {
+        self.socket.take()
+    }
+
+    pub(super) const fn trail(&self) -> &Rc<Trail> {
+        &self.trail
+    }
+
+    /// Ready once the secret is revoked.
+    pub(super) fn poll_revoked(&self, cx: &Context<'_>) -> Poll<Revoked> {
+        self.opened.grant().lease().poll_revoked(cx)
+    }
+
+    /// Tells the trail if the credential was found.
+    pub(super) fn tell(&self) {
+        if self.reflected.seen() {
+            tell(&self.trail, self.on_reflect);
+        }
+    }
+
+    /// Sees whether the secret is revoked meanwhile.
+    pub fn watcher(&self) -> Watcher {
+        self.opened.grant().lease().watcher()
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if let Some(why) = self.opened.grant().lease().revoked() {
+            self.trail.revoked(why);
+        }
     }
 }
 
@@ -91,23 +180,29 @@ pub(super) fn holds_credential() -> Refusal {
 
 impl Body for Passed {
     type Data = Bytes;
-    type Error = Cut<BodyError>;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // Asked first: a vendor that never makes anyone wait must end as well.
+        if let Some(why) = self.opened.grant().lease().revoked() {
+            return Poll::Ready(Some(Err(Broken::Revoked(why))));
+        }
         if let Some(next) = self.early.pop_front() {
-            return Poll::Ready(Some(next));
+            return Poll::Ready(Some(next.map_err(Broken::Body)));
         }
         let polled = match &mut self.inner {
             Inner::Plain(body) => Pin::new(body).poll_frame(context),
             Inner::Packed(body) => Pin::new(body).poll_frame(context),
         };
-        if self.reflected.seen() {
-            tell(&self.trail, self.on_reflect);
+        if polled.is_pending() {
+            // Nothing can have come between: the worker is one thread. This leaves the waker.
+            let _ = self.opened.grant().lease().poll_revoked(context);
         }
-        polled
+        self.tell();
+        polled.map_err(Broken::Body)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -138,7 +233,7 @@ impl Body for Passed {
 // One per request, in the one box that the body stands in.
 #[allow(clippy::large_enum_variant)]
 enum Inner {
-    Plain(Scrubbed<VendorBody>),
+    Plain(json::Rewritten<Scrubbed<VendorBody>>),
     Packed(Box<Packed<VendorBody>>),
 }
 

@@ -32,7 +32,7 @@ impl Launch for StubLaunch {
 
     async fn start(self, config: Config, observer: Observer) -> Result<Stub, String> {
         let listen = |addr| TcpListener::bind(addr);
-        let app = listen(config.server.listen).await.map_err(|e| e.to_string())?;
+        let app = listen(config.server.listen.address().unwrap()).await.map_err(|e| e.to_string())?;
         let admin = listen(config.server.admin_listen).await.map_err(|e| e.to_string())?;
         self.0.send((config, observer)).map_err(|_| "nobody waits".to_owned())?;
         Ok(Stub { app, admin })

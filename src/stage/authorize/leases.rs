@@ -1,0 +1,237 @@
+//! Which grants are in use on this worker, so that a revocation ends what they opened.
+//!
+//! A [`Lease`] stands from the grant to the exchange's last byte: a row in a table of the worker's own, which
+//! costs a request some nanoseconds. A change of a secret that is in use here is judged by one lookup: gone or disabled ends every exchange that uses it; another version or a new
+//! label does not. What must never enter: a store's failure taken for a revocation; what cannot be judged
+//! stays open and is judged again.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::sleep;
+
+use super::records::{Key, Records};
+use crate::model::{Customer, SecretId, State};
+use crate::refusal::{Code, Refusal};
+use crate::stage::authenticate::Identity;
+
+/// Between two tries to judge a secret that the store did not give.
+const JUDGED_AGAIN: Duration = Duration::from_millis(250);
+
+/// Why a grant no longer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Revoked {
+    /// An operator disabled the secret.
+    #[error("the secret was disabled")]
+    Disabled,
+    /// The secret is gone.
+    #[error("the secret was removed")]
+    Removed,
+}
+
+impl From<Revoked> for Refusal {
+    fn from(revoked: Revoked) -> Self {
+        match revoked {
+            Revoked::Disabled => {
+                Self::new(Code::SecretDisabled, "The secret was disabled while the request was under way.")
+            }
+            Revoked::Removed => {
+                Self::new(Code::SecretNotFound, "The secret was removed while the request was under way.")
+            }
+        }
+    }
+}
+
+/// All leases of one worker.
+pub struct Leases(Rc<Table>);
+
+struct Table {
+    records: Records,
+    rows: RefCell<Rows>,
+    /// Secrets that changed while they were looked up.
+    doubts: mpsc::UnboundedSender<Key>,
+}
+
+#[derive(Default)]
+struct Rows {
+    all: Vec<Row>,
+    free: Vec<usize>,
+}
+
+struct Row {
+    /// Counts the leases that stood here: a [`Watcher`] may outlive its own.
+    turn: u64,
+    secret: SecretId,
+    /// Whose lease it is; `None` in a free row.
+    identity: Option<Rc<Identity>>,
+    task: Option<Waker>,
+    revoked: Option<Revoked>,
+}
+
+impl Leases {
+    /// An empty table that follows the changes of `records`. It is used inside a `LocalSet`.
+    pub fn new(records: Records) -> Self {
+        let changes = records.changes();
+        let (doubts, doubted) = mpsc::unbounded_channel();
+        let table = Rc::new(Table { records, rows: RefCell::default(), doubts });
+        tokio::task::spawn_local(follow(Rc::downgrade(&table), changes, doubted));
+        Self(table)
+    }
+
+    /// How often any secret has changed: to be asked before the lookup that a lease is for.
+    pub(super) fn generation(&self) -> u64 {
+        self.0.records.generation()
+    }
+
+    /// A lease of the secret that was looked up at this `generation`.
+    pub(super) fn lease(&self, identity: &Rc<Identity>, secret: SecretId, generation: u64) -> Lease {
+        let mut rows = self.0.rows.borrow_mut();
+        let place = rows.free.pop().unwrap_or(rows.all.len());
+        let identity = identity.clone();
+        // The change may have been told before this row stood.
+        if self.0.records.generation() != generation {
+            let _ = self.0.doubts.send((identity.customer.clone(), secret));
+        }
+        match rows.all.get_mut(place) {
+            Some(row) => {
+                row.turn += 1;
+                (row.secret, row.identity) = (secret, Some(identity));
+            }
+            None => {
+                rows.all.push(Row { turn: 0, secret, identity: Some(identity), task: None, revoked: None });
+            }
+        }
+        Lease { table: self.0.clone(), place }
+    }
+}
+
+/// One exchange's use of a secret; it ends with its drop, or before by revocation.
+pub struct Lease {
+    table: Rc<Table>,
+    place: usize,
+}
+
+impl Lease {
+    /// Ready once the secret is revoked; until then the task is woken by that.
+    pub fn poll_revoked(&self, cx: &Context<'_>) -> Poll<Revoked> {
+        let mut rows = self.table.rows.borrow_mut();
+        let Some(row) = rows.all.get_mut(self.place) else { return Poll::Pending };
+        if let Some(revoked) = row.revoked {
+            return Poll::Ready(revoked);
+        }
+        if !row.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            row.task = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether and why it no longer stands.
+    pub fn revoked(&self) -> Option<Revoked> {
+        self.table.rows.borrow().all.get(self.place).and_then(|row| row.revoked)
+    }
+
+    /// A view on it that may outlive it.
+    pub fn watcher(&self) -> Watcher {
+        let turn = self.table.rows.borrow().all.get(self.place).map_or(0, |row| row.turn);
+        Watcher { table: self.table.clone(), place: self.place, turn }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut rows = self.table.rows.borrow_mut();
+        if let Some(row) = rows.all.get_mut(self.place) {
+            (row.identity, row.task, row.revoked) = (None, None, None);
+        }
+        rows.free.push(self.place);
+    }
+}
+
+/// Sees whether an exchange's lease was revoked.
+pub struct Watcher {
+    table: Rc<Table>,
+    place: usize,
+    turn: u64,
+}
+
+impl Watcher {
+    /// Whether it was, and the exchange has not ended yet.
+    pub fn is_revoked(&self) -> bool {
+        let rows = self.table.rows.borrow();
+        rows.all.get(self.place).is_some_and(|row| row.turn == self.turn && row.revoked.is_some())
+    }
+}
+
+impl Rows {
+    /// The rows that use this customer's secret.
+    fn of<'a>(&'a mut self, (customer, secret): &'a Key) -> impl Iterator<Item = &'a mut Row> {
+        self.all.iter_mut().filter(move |row| {
+            row.secret == *secret && row.identity.as_ref().is_some_and(|who| who.customer == *customer)
+        })
+    }
+
+    fn keys(&self) -> Vec<(Customer, SecretId)> {
+        let used =
+            self.all.iter().filter_map(|row| Some((row.identity.as_ref()?.customer.clone(), row.secret)));
+        let mut keys: Vec<_> = used.collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+/// Has every changed secret judged that is in use here, for as long as the worker lives.
+async fn follow(
+    table: Weak<Table>,
+    mut changes: broadcast::Receiver<Option<Key>>,
+    mut doubted: mpsc::UnboundedReceiver<Key>,
+) {
+    loop {
+        let changed = tokio::select! {
+            changed = changes.recv() => changed,
+            Some(key) = doubted.recv() => Ok(Some(key)),
+        };
+        let Some(table) = table.upgrade() else { return };
+        let keys = match changed {
+            Ok(Some(key)) => vec![key],
+            Ok(None) | Err(RecvError::Lagged(_)) => table.rows.borrow().keys(),
+            Err(RecvError::Closed) => return,
+        };
+        for key in keys {
+            if table.rows.borrow_mut().of(&key).next().is_some() {
+                tokio::task::spawn_local(judge(Rc::downgrade(&table), key));
+            }
+        }
+    }
+}
+
+/// Ends every exchange that uses `key` if that secret is gone or disabled.
+async fn judge(table: Weak<Table>, key: Key) {
+    while let Some(table) = table.upgrade() {
+        if table.rows.borrow_mut().of(&key).next().is_none() {
+            return;
+        }
+        let revoked = match table.records.now(&key).await {
+            Ok(None) => Revoked::Removed,
+            Ok(Some(record)) if record.head().state == State::Disabled => Revoked::Disabled,
+            Ok(Some(_)) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a changed secret could not be judged yet");
+                drop(table);
+                sleep(JUDGED_AGAIN).await;
+                continue;
+            }
+        };
+        for row in table.rows.borrow_mut().of(&key) {
+            row.revoked = Some(revoked);
+            if let Some(task) = row.task.take() {
+                task.wake();
+            }
+        }
+        return;
+    }
+}

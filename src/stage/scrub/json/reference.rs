@@ -1,0 +1,141 @@
+//! One JSON string: wholly a URL of the integration, or not touched.
+//!
+//! The verdict is `judge`'s, on the text that the string stands for; what is written is the vendor's own bytes
+//! behind the base path, in the vendor's own escapes, behind relay's address. A URI template (RFC 6570,
+//! `.../repos/{owner}{/name}`) is judged by its literal beginning, which must reach behind the base path. What
+//! must never enter: a rewriting that the judge did not come to as well.
+
+use std::sync::Arc;
+
+use super::super::reference::{Address, Verdict, judge};
+use crate::stage::route::Route;
+
+/// What the strings of one answer are judged against, and what they are rewritten to.
+pub struct Inside {
+    /// How the app reaches relay, without a slash at its end.
+    pub app_base: String,
+    /// What stood in front of the vendor's path in this request.
+    pub prefix: String,
+    /// The integration.
+    pub route: Arc<Route>,
+    /// Path and query that were asked of the vendor.
+    pub target: String,
+    /// relay's own authorities.
+    pub own: Arc<[String]>,
+}
+
+impl Inside {
+    /// The string to write instead of `raw`; both stand between quotes, with escapes.
+    pub(super) fn rewritten(&self, raw: &[u8]) -> Option<Vec<u8>> {
+        let (text, places) = unescaped(raw)?;
+        let end = text.bytes().position(|byte| !is_literal(byte)).unwrap_or(text.len());
+        let (literal, behind) = text.split_at_checked(end)?;
+        let kept = self.behind_base(literal)?;
+        let rest = text.get(kept..)?;
+        let bounded = rest.is_empty() || rest.starts_with(['/', '?', '#']);
+        if !(bounded || is_expression(rest)) {
+            return None;
+        }
+        if !is_harmless(behind, !literal.contains(['?', '#'])) {
+            return None;
+        }
+        let Verdict::Rewritten(whole) = judge(literal, &self.address()) else { return None };
+        let front = format!("{}{}", self.app_base, self.prefix);
+        let tail = literal.get(kept..)?;
+        // A URL without a path means the same as with its slash (RFC 9110 section 4.2.3).
+        if whole != format!("{front}{tail}") && whole != format!("{front}/{tail}") {
+            return None;
+        }
+        if !front.bytes().all(is_literal) {
+            return None;
+        }
+        let slashes_escaped = memchr::memmem::find(raw, b"\\/").is_some();
+        let mut new = if slashes_escaped { front.replace('/', "\\/") } else { front }.into_bytes();
+        new.extend_from_slice(raw.get(places.get(kept).copied().unwrap_or(raw.len())..)?);
+        Some(new)
+    }
+
+    /// Where the base path ends in an absolute URL that has it.
+    fn behind_base(&self, literal: &str) -> Option<usize> {
+        let authority = literal.find("://")? + 3;
+        let path = literal.get(authority..)?;
+        let path = authority + path.find(['/', '?', '#']).unwrap_or(path.len());
+        let base = self.route.base_path.as_str();
+        literal.get(path..)?.starts_with(base).then_some(path + base.len())
+    }
+
+    fn address(&self) -> Address<'_> {
+        Address {
+            app_base: self.app_base.clone(),
+            prefix: self.prefix.clone(),
+            origin: &self.route.origin,
+            base_path: &self.route.base_path,
+            target: &self.target,
+            own: &self.own,
+        }
+    }
+}
+
+/// What stands for itself in a URL, to every reader.
+const fn is_literal(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(byte, b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'|')
+}
+
+/// Whether a template goes on with a path, a query or a fragment (RFC 6570 section 3.2), and so not with more
+/// of what stands before.
+fn is_expression(rest: &str) -> bool {
+    ["{/", "{?", "{#"].iter().any(|begin| rest.starts_with(begin)) && rest.contains('}')
+}
+
+/// Whether what stands behind the literal beginning can lead nowhere else: expressions of a template, letters
+/// that a client escapes, what was overwritten in a query.
+fn is_harmless(behind: &str, in_path: bool) -> bool {
+    let folded = behind.to_ascii_lowercase();
+    let odd = ["/.", "%2e", "%2f", "%5c", "%25"];
+    let climbs = in_path && odd.iter().any(|odd| folded.contains(odd));
+    !climbs && !behind.chars().any(|c| c.is_control() || c == '\\')
+}
+
+/// What a string stands for (RFC 8259 section 7), and where in `raw` each byte of it comes from. `None` for a
+/// broken escape, one of a surrogate, and what is no UTF-8.
+fn unescaped(raw: &[u8]) -> Option<(String, Vec<usize>)> {
+    let (mut text, mut places) = (Vec::with_capacity(raw.len()), Vec::with_capacity(raw.len()));
+    let mut at = 0;
+    while let Some(&byte) = raw.get(at) {
+        let (char, length) = match (byte, raw.get(at + 1)) {
+            (b'\\', Some(b'u')) => (unicode(raw.get(at + 2..at + 6)?)?, 6),
+            (b'\\', Some(&escape)) => (simple(escape)?, 2),
+            (b'\\', None) => return None,
+            (byte, _) => {
+                text.push(byte);
+                places.push(at);
+                at += 1;
+                continue;
+            }
+        };
+        text.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
+        places.resize(text.len(), at);
+        at += length;
+    }
+    Some((String::from_utf8(text).ok()?, places))
+}
+
+fn simple(escape: u8) -> Option<char> {
+    Some(match escape {
+        b'"' | b'\\' | b'/' => char::from(escape),
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        _ => return None,
+    })
+}
+
+fn unicode(digits: &[u8]) -> Option<char> {
+    if !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    char::from_u32(u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?)
+}

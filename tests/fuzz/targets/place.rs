@@ -1,0 +1,114 @@
+//! An integration to aim at, the rules for its callers, and a token that they take.
+
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use relay::clock::Moment;
+use relay::config::{OnReflect, Placement, template::Template};
+use relay::jwks::{Algorithm, KeySet};
+use relay::metrics::Metrics;
+use relay::model::{IntegrationName, Origin};
+use relay::net::pool::Upstream;
+use relay::net::resolve::Resolver;
+use relay::net::tls::{Roots, client_config};
+use relay::net::upstream::UpstreamSettings;
+use relay::net::vet::Egress;
+use relay::secret::Secret;
+use relay::stage::authenticate::{Token, TokenRules, Verdicts, authenticate};
+use relay::stage::route::{Entrance, Route, Routes, route};
+
+pub const NAME: &str = "vendor";
+pub const BASE: &str = "/base";
+pub const VENDOR: &str = "https://api.vendor.example";
+pub const KEY: &[u8] = b"a key that only the fuzz targets know, of 32 bytes or more";
+pub const LEEWAY: u64 = 30;
+
+/// The integration at [`VENDOR`] below [`BASE`], with two placements.
+pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
+    let origin = Origin::parse(VENDOR).unwrap();
+    let upstream = Upstream::new(UpstreamSettings {
+        origin: origin.clone(),
+        tls: client_config(Roots::BuiltIn).unwrap(),
+        resolver: Arc::new(Resolver::scripted(|_| Vec::new())),
+        egress: Egress::new(Vec::new(), Arc::from([])),
+        plaintext: false,
+        connect: Duration::from_secs(1),
+        first_byte: Duration::from_secs(1),
+        idle: Duration::from_secs(1),
+        isolate_customers: false,
+    });
+    let placement = |header: &'static str, value: &str| Placement {
+        header: HeaderName::from_static(header),
+        value: Template::parse(value).unwrap(),
+    };
+    Routes::new([Route {
+        name: IntegrationName::parse(NAME).unwrap(),
+        origin_text: origin.to_string(),
+        host: HeaderValue::try_from(origin.authority()).unwrap(),
+        origin,
+        own_host: None,
+        base_path: BASE.to_owned(),
+        placements: vec![placement("authorization", "Bearer {token}"), placement("x-api-key", "{token}")],
+        fields: Vec::new(),
+        allow: Vec::new(),
+        deny: Vec::new(),
+        upstream: Arc::new(upstream),
+        cookies: false,
+        ranges: false,
+        websocket: false,
+        rewrite_json: false,
+        on_reflect: OnReflect::Redact,
+        metrics: Metrics::new().integration(NAME),
+        rate: None,
+    }])
+});
+
+pub fn the_route() -> &'static Arc<Route> {
+    ROUTES.iter().next().unwrap()
+}
+
+pub fn rules() -> TokenRules {
+    TokenRules {
+        keys: KeySet::hs256(&Secret::new(KEY.to_vec())).unwrap(),
+        algorithms: vec![Algorithm::HS256],
+        issuer: "https://auth.saas.example".to_owned(),
+        audience: "relay".to_owned(),
+        customer_claim: "customer_id".to_owned(),
+        secret_claim: "secret".to_owned(),
+        max_lifetime: Duration::from_secs(24 * 3600),
+        leeway: Duration::from_secs(LEEWAY),
+    }
+}
+
+/// `header.claims.signature`, signed as an issuer would.
+pub fn signed(header: &[u8], claims: &[u8]) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, KEY), message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
+}
+
+/// A token that the rules take, and its text.
+pub fn a_token() -> (Token, String) {
+    let exp = relay::clock::unix_seconds() + 3600;
+    let claims =
+        format!(r#"{{"iss":"https://auth.saas.example","aud":"relay","customer_id":"acme","exp":{exp}}}"#);
+    let text = signed(br#"{"alg":"HS256"}"#, claims.as_bytes());
+    let head = Request::get("/vendor/x").body(()).unwrap().into_parts().0;
+    let mut headers = HeaderMap::new();
+    headers.insert("relay-authorization", HeaderValue::try_from(format!("Bearer {text}")).unwrap());
+    let matched = route(&ROUTES, &Entrance::default(), &head).unwrap();
+    let caller = authenticate(&rules(), &Verdicts::new(4), matched, &headers, Moment::now()).unwrap();
+    let (_, identity, token) = caller.into_parts();
+    drop::<Rc<_>>(identity);
+    (token, text)
+}
+
+thread_local! {
+    /// [`a_token`], made once.
+    pub static TOKEN: (Token, String) = a_token();
+}
