@@ -363,10 +363,10 @@ pub struct Integration {
     pub timeout: Timeouts,
     /// Whether `Set-Cookie` passes to the app.
     pub cookies: bool,
-    /// Whether a request may become a WebSocket.
-    pub websocket: bool,
     /// Whether `Range` passes to the vendor and partial answers to the app.
     pub ranges: bool,
+    /// Whether a request may become a WebSocket.
+    pub websocket: bool,
     /// Whether connections are never shared between customers.
     pub isolate_customers: bool,
     /// Whether URLs of the vendor's in JSON answers are rewritten to relay's (`rewrite = ["json"]`).

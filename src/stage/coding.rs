@@ -35,9 +35,10 @@ impl Coding {
     }
 }
 
-/// The `Accept-Encoding` for the vendor, by the app's head.
-pub fn asked(head: &HeaderMap, ranges: bool) -> HeaderValue {
-    if plain_only(head, ranges) {
+/// The `Accept-Encoding` for the vendor, by the app's head. With `plain`, and for gRPC, whose messages are
+/// compressed one by one, it is `identity`.
+pub fn asked(head: &HeaderMap, plain: bool) -> HeaderValue {
+    if plain || is_grpc(head) {
         return IDENTITY;
     }
     let mut fields = head.get_all(header::ACCEPT_ENCODING).iter();
@@ -57,8 +58,9 @@ pub fn asked(head: &HeaderMap, ranges: bool) -> HeaderValue {
 }
 
 /// Whether the vendor was asked for `coding`.
-pub fn was_asked(head: &HeaderMap, ranges: bool, coding: Coding) -> bool {
-    !plain_only(head, ranges)
+pub fn was_asked(head: &HeaderMap, plain: bool, coding: Coding) -> bool {
+    !plain
+        && !is_grpc(head)
         && head
             .get_all(header::ACCEPT_ENCODING)
             .iter()
@@ -75,11 +77,6 @@ pub fn is_grpc(head: &HeaderMap) -> bool {
     let text_kind =
         text.get(..25).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc-web-text"));
     kind && !text_kind && matches!(text.get(16), None | Some(b'+' | b';' | b'-' | b' '))
-}
-
-/// Messages are compressed one by one, and part of a compressed body cannot be decoded.
-fn plain_only(head: &HeaderMap, ranges: bool) -> bool {
-    is_grpc(head) || (ranges && head.contains_key(header::RANGE))
 }
 
 fn elements(field: &HeaderValue) -> impl Iterator<Item = &[u8]> {

@@ -132,10 +132,7 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
     }
     headers.insert(header::HOST, route.host.clone());
     // What cannot be read cannot be scrubbed.
-    // What is rewritten has to be read as it stands.
-    let identity = HeaderValue::from_static("identity");
-    let asked = if route.rewrite_json { identity } else { coding::asked(from, route.ranges) };
-    headers.insert(header::ACCEPT_ENCODING, asked);
+    headers.insert(header::ACCEPT_ENCODING, coding::asked(from, route.reads_plain(from)));
     if coding::is_grpc(from) {
         headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{HOST, HeaderMap, RANGE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
@@ -48,18 +48,31 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// Whether `Set-Cookie` passes to the app.
     pub cookies: bool,
+    /// Whether parts of an answer may be asked for.
+    pub ranges: bool,
     /// Whether a request may become a WebSocket.
     pub websocket: bool,
     /// Whether URLs in JSON answers are kept inside.
     pub rewrite_json: bool,
-    /// Whether parts of an answer may be asked for.
-    pub ranges: bool,
     /// What happens when the credential comes back.
     pub on_reflect: OnReflect,
     /// Its counters.
     pub metrics: IntegrationMetrics,
     /// Its limit per customer, if it has one.
     pub rate: Option<super::limits::Rate>,
+}
+
+impl Route {
+    /// Whether a request with this head asks for part of an answer, where it may.
+    pub fn asks_part(&self, head: &HeaderMap) -> bool {
+        self.ranges && head.contains_key(RANGE)
+    }
+
+    /// Whether its answer must come uncompressed: a part cannot be decoded, and what is rewritten is read as
+    /// it stands.
+    pub fn reads_plain(&self, head: &HeaderMap) -> bool {
+        self.rewrite_json || self.asks_part(head)
+    }
 }
 
 /// All integrations, by name and by host name.

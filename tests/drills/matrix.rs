@@ -49,7 +49,9 @@ pub fn run(plan: &Plan) -> Figure {
     let mut seen = Seen::default();
     for speech in SPEECHES {
         plan.say("the real one");
-        seen.add(&played(&plan.relay, speech, n / SPEECHES.len() as u64));
+        let played = played(&plan.relay, speech, n / SPEECHES.len() as u64);
+        played.found.iter().for_each(|found| eprintln!("leaked: {found}"));
+        seen.add(played);
     }
     let speed = mebibytes_per_second();
     let result = format!(
@@ -78,15 +80,18 @@ struct Seen {
     changed: u64,
     /// Answers without the credential and without a sign that it was there: no marker, and a clean end.
     unmarked: u64,
+    /// What leaked.
+    found: Vec<String>,
 }
 
 impl Seen {
-    fn add(&mut self, more: &Self) {
+    fn add(&mut self, more: Self) {
         self.answers += more.answers;
         self.near += more.near;
         self.leaks += more.leaks;
         self.changed += more.changed;
         self.unmarked += more.unmarked;
+        self.found.extend(more.found);
     }
 }
 
@@ -147,12 +152,12 @@ fn played(binary: &Path, speech: Speech, n: u64) -> Seen {
                         }
                         let path = format!("/vendor/{secret}/{number}");
                         let answer = app.request(&path, token, || stage.client());
-                        seen.add(&judged(&answer, number, all, canary.text()));
+                        seen.add(judged(&answer, number, all, canary.text()));
                     }
                 })
             })
             .collect();
-        threads.into_iter().for_each(|thread| seen.add(&thread.join().unwrap()));
+        threads.into_iter().for_each(|thread| seen.add(thread.join().unwrap()));
     });
     stage.stop();
     seen
@@ -184,12 +189,10 @@ fn judged(answer: &Answer, number: u64, all: &[Spelling], credential: &str) -> S
     let text = cell.packing.unpack(&answer.body);
     let found = hunt(all, &text);
     let leaked = !found.is_empty();
-    if leaked && std::env::var_os("MATRIX_SAYS").is_some() {
-        eprintln!("{number}: {found:?} in {:?}", cell.packing);
-    }
     let whole = !answer.cut && answer.status == 200;
+    let found = found.iter().map(|name| format!("{name} in {:?}, answer {number}", cell.packing)).collect();
     let mut seen =
-        Seen { answers: 1, near: u64::from(cell.near), leaks: u64::from(leaked), ..Seen::default() };
+        Seen { found, answers: 1, near: u64::from(cell.near), leaks: u64::from(leaked), ..Seen::default() };
     if cell.near {
         seen.changed = u64::from(!whole || answer.body != cell.body(credential).0);
     } else if !leaked && whole {

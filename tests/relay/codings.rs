@@ -271,6 +271,7 @@ fn a_grpc_message_is_scrubbed_by_itself_and_waits_for_no_other() {
         let body = match request.target().rsplit('/').next().unwrap() {
             "stall" => message("ends-in-a-run"),
             "compressed" => [message("clean "), [&[1][..], &message("x")[1..]].concat()].concat(),
+            "short" => message("clean ")[..8].to_vec(),
             "broken" => [message("clean "), vec![0, 0]].concat(),
             _ => [message("one"), message(&secret), message(""), message("two")].concat(),
         };
@@ -293,7 +294,7 @@ fn a_grpc_message_is_scrubbed_by_itself_and_waits_for_no_other() {
         answer.text()
     );
     assert_eq!(answer.body.len(), 4 * 5 + 6 + length);
-    for path in ["compressed", "broken"] {
+    for path in ["compressed", "broken", "short"] {
         let answer = get(&rig, &id, path, &[KIND]);
         assert!(answer.status == 0 || answer.cut, "{path}: {answer:?}");
     }

@@ -63,8 +63,8 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     // Read only where it is given, so that the default is on.
     let http2 = written.switch(table, "http2").is_none_or(|given| given.value);
     let cookies = written.switch(table, "cookies").is_some_and(|given| given.value);
-    let websocket = written.switch(table, "websocket").is_some_and(|given| given.value);
     let ranges = written.switch(table, "ranges").is_some_and(|given| given.value);
+    let websocket = written.switch(table, "websocket").is_some_and(|given| given.value);
     let isolate = written.choice(table, "isolate", &[("customer", true)], &[]);
     let rewrite_json = rewrite(written, table);
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
@@ -88,8 +88,8 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         plaintext_danger,
         timeout,
         cookies,
-        websocket,
         ranges,
+        websocket,
         isolate_customers: isolate.unwrap_or(false),
         rewrite_json,
         on_reflect,

@@ -1,4 +1,4 @@
-//! The stage itself: one vendor's answer, from its head to its streaming body.
+//! The stage itself: one vendor's answer, its head before its streaming body.
 //!
 //! The order on a head is the one that the room's `//!` gives. What must never enter: an edit that is not
 //! listed there.
@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderMap, RANGE};
+use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
@@ -19,11 +19,9 @@ use crate::stage::record::{Opened, Trail};
 use crate::stage::route::Matched;
 use crate::stage::send::Answer;
 
-use super::body::Reflected;
-use super::clean::Clean;
 use super::forms::Forms;
 use super::links::Address;
-use super::passed::{self, Passed, Socket};
+use super::passed::{self, Passed, Terms};
 use super::{coding, handshake, head as fields, json, links};
 
 /// How the app addresses relay: what references are rewritten to, and what they must not point at.
@@ -37,8 +35,7 @@ pub struct Surroundings {
 /// Step 9: the vendor's answer as the app may have it. The body is still streaming.
 ///
 /// # Errors
-/// `response_refused` for an answer that cannot be read or that redirects out of the integration;
-/// `vendor_broken` for a handshake that is none.
+/// `response_refused` for an answer that cannot be read or that redirects out of the integration.
 pub async fn scrub(
     surroundings: &Surroundings,
     opened: Opened,
@@ -46,19 +43,16 @@ pub async fn scrub(
     asked: &Parts,
     answer: Answer,
 ) -> Result<Response<Box<Passed>>, Refusal> {
-    let route = opened.grant().route().clone();
-    let (head, mut body) = answer.response.into_parts();
+    let route = opened.grant().route();
+    let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     // Without a body there is nothing that could not be read: the fields only tell of a GET's.
     let bodiless = asked.method == Method::HEAD || matches!(head.status.as_u16(), 101 | 204 | 304);
     let switches = handshake::is_one(head.status, &asked.headers, &headers)?;
     let mut packing = None;
     if !bodiless {
-        packing = coding::readable(&headers, &asked.headers, route.ranges)?;
-        if route.rewrite_json && packing.is_some() {
-            return Err(coding::Unacceptable::ContentCoding.into());
-        }
-        if !(route.ranges && asked.headers.contains_key(RANGE)) {
+        packing = coding::readable(&headers, &asked.headers, route.reads_plain(&asked.headers))?;
+        if !route.asks_part(&asked.headers) {
             coding::whole_only(head.status, &headers)?;
         }
     }
@@ -71,12 +65,6 @@ pub async fn scrub(
             return Err(passed::holds_credential());
         }
     }
-    let reflected = Reflected::default();
-    let (socket, forms) = Socket::of(&mut body, forms, route.on_reflect, &reflected);
-    let mut clean = Clean::new(body, packing, forms, &headers, route.on_reflect, &reflected)?;
-    if !bodiless {
-        clean.read_ahead(&mut headers, trail).await?;
-    }
     if links::any(&headers) {
         rewrite(&mut headers, head.status, surroundings, &opened, trail, asked)?;
     }
@@ -87,37 +75,18 @@ pub async fn scrub(
         json::edit_head(&mut headers);
         inside(surroundings, &opened, asked)
     });
+    let terms = Terms { packing, forms, inside };
+    let mut passed = Passed::new(body, terms, &headers, trail, opened)?;
+    if !bodiless {
+        passed.read_ahead(&mut headers).await?;
+    }
     reply::mark(&mut headers, trail.request_id());
     trail.relayed(head.status.as_u16());
-    let body = json::Rewritten::new(clean, inside);
     // Boxed: it is handed on through every layer up to the connection.
-    let mut response = Response::new(Box::new(Passed::new(body, reflected, socket, trail, opened)));
+    let mut response = Response::new(Box::new(passed));
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
     Ok(response)
-}
-
-impl Surroundings {
-    /// How the app reached relay with this request, without a slash at its end.
-    fn app_base(&self, asked: &Parts, matched: &Matched) -> String {
-        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        match &self.public_url {
-            // It is the address of the common listener.
-            Some(url) if matched.is_by_path() => url.clone(),
-            _ => format!("{}://{host}", if matched.is_secure() { "https" } else { "http" }),
-        }
-    }
-}
-
-fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
-    let grant = opened.grant();
-    json::Inside {
-        app_base: surroundings.app_base(asked, grant.matched()),
-        prefix: grant.matched().prefix(),
-        route: grant.route().clone(),
-        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
-        own: surroundings.own.clone(),
-    }
 }
 
 /// References stay inside relay.
@@ -143,6 +112,29 @@ fn rewrite(
         tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
     }
     Ok(())
+}
+
+impl Surroundings {
+    /// How the app reached relay with this request, without a slash at its end.
+    fn app_base(&self, asked: &Parts, matched: &Matched) -> String {
+        let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        match &self.public_url {
+            // It is the address of the common listener.
+            Some(url) if matched.is_by_path() => url.clone(),
+            _ => format!("{}://{host}", if matched.is_secure() { "https" } else { "http" }),
+        }
+    }
+}
+
+fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
+    let grant = opened.grant();
+    json::Inside {
+        app_base: surroundings.app_base(asked, grant.matched()),
+        prefix: grant.matched().prefix(),
+        route: grant.route().clone(),
+        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
+        own: surroundings.own.clone(),
+    }
 }
 
 #[cfg(not(feature = "leak_for_tests_danger"))]

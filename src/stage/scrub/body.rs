@@ -16,7 +16,8 @@ use http_body::{Body, Frame, SizeHint};
 use super::forms::Forms;
 use super::head;
 use super::messages::{Compressed, Part, Prefixes};
-use super::passage::{Blocked, Passage};
+use super::passage::{Blocked, JOINED, Passage};
+use super::validators;
 use crate::config::OnReflect;
 
 /// Whether the credential was seen in an answer. Clones share the one answer.
@@ -43,7 +44,7 @@ pub enum Cut<E> {
     /// The vendor sent it back compressed, where it cannot be overwritten.
     Compressed,
     /// It is compressed, and relay cannot read it: broken, cut off, followed by something, or beyond a limit;
-    /// or one of gRPC's messages is compressed although that was not asked for.
+    /// or one of gRPC's messages is compressed although that was not asked for, or breaks off.
     Unreadable,
     /// The vendor's own body broke.
     Vendor(E),
@@ -56,7 +57,9 @@ impl<E: fmt::Display> fmt::Display for Cut<E> {
             Self::Compressed => {
                 f.write_str("the vendor sent the credential back compressed, where it cannot be overwritten")
             }
-            Self::Unreadable => f.write_str("the vendor's body is compressed in a way that cannot be read"),
+            Self::Unreadable => {
+                f.write_str("the vendor's body is compressed or framed in a way that cannot be read")
+            }
             Self::Vendor(cause) => write!(f, "the vendor's body broke: {cause}"),
         }
     }
@@ -83,6 +86,8 @@ pub struct Scrubbed<B> {
     passage: Passage,
     /// For gRPC: where the messages end.
     prefixes: Option<Box<Prefixes>>,
+    /// The prefix of the message at hand, if nothing of that has gone out.
+    lead: Bytes,
     /// What was not cut into messages yet.
     uncut: Bytes,
     /// A piece that goes out next.
@@ -99,6 +104,7 @@ impl<B> Scrubbed<B> {
             inner,
             passage,
             prefixes: None,
+            lead: Bytes::new(),
             uncut: Bytes::new(),
             ready: None,
             trailers: None,
@@ -125,8 +131,16 @@ impl<B> Scrubbed<B> {
     fn next_part<E>(&mut self) -> Result<Bytes, Cut<E>> {
         let Some(prefixes) = &mut self.prefixes else { return Ok(Bytes::new()) };
         match prefixes.next(&mut self.uncut) {
-            Ok(Part::Prefix(bytes)) => Ok(bytes),
-            Ok(Part::Message(bytes, end)) => self.pass(bytes, end),
+            // An empty message has nothing to go out with.
+            Ok(Part::Prefix(bytes)) if prefixes.at_end() => Ok(bytes),
+            Ok(Part::Prefix(bytes)) => {
+                self.lead = bytes;
+                Ok(Bytes::new())
+            }
+            Ok(Part::Message(bytes, end)) => {
+                let piece = self.pass(bytes, end)?;
+                Ok(self.behind_lead(piece))
+            }
             Err(Compressed) => Err(self.cut(Cut::Unreadable)),
         }
     }
@@ -142,10 +156,24 @@ impl<B> Scrubbed<B> {
         }
     }
 
+    /// A message's prefix goes out with the first of what it announces.
+    fn behind_lead(&mut self, piece: Bytes) -> Bytes {
+        if self.lead.is_empty() || piece.is_empty() {
+            return piece;
+        }
+        let lead = std::mem::take(&mut self.lead);
+        if piece.len() > JOINED && self.ready.is_none() {
+            self.ready = Some(piece);
+            return lead;
+        }
+        Bytes::from([lead, piece].concat())
+    }
+
     fn cut<E>(&mut self, cause: Cut<E>) -> Cut<E> {
         self.ended = true;
         self.passage.forget();
         self.uncut = Bytes::new();
+        self.lead = Bytes::new();
         self.ready = None;
         self.trailers = None;
         cause
@@ -154,8 +182,11 @@ impl<B> Scrubbed<B> {
     fn pass_end<E>(&mut self) -> Result<Bytes, Cut<E>> {
         self.ended = true;
         match &self.prefixes {
-            Some(prefixes) if prefixes.waiting() > 0 => Err(self.cut(Cut::Unreadable)),
-            _ => self.pass(Bytes::new(), true),
+            Some(prefixes) if prefixes.waiting() > 0 || !prefixes.at_end() => Err(self.cut(Cut::Unreadable)),
+            _ => {
+                let last = self.pass(Bytes::new(), true)?;
+                Ok(self.behind_lead(last))
+            }
         }
     }
 
@@ -166,13 +197,17 @@ impl<B> Scrubbed<B> {
         {
             return Err(self.cut(blocked.into()));
         }
+        // No digest fits bytes that were overwritten.
+        if self.passage.has_found() {
+            validators::loosen(&mut trailers);
+        }
         self.trailers = Some(trailers);
         Ok(())
     }
 
     fn waiting(&self) -> u64 {
         let prefix = self.prefixes.as_ref().map_or(0, |prefixes| prefixes.waiting());
-        let waiting = self.passage.waiting() + prefix + self.uncut.len();
+        let waiting = self.passage.waiting() + prefix + self.lead.len() + self.uncut.len();
         (waiting + self.ready.as_ref().map_or(0, Bytes::len)) as u64
     }
 }
@@ -208,7 +243,7 @@ where
                     Ok(piece) => this.take_in(piece),
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
-                        this.pass_trailers(trailers).and_then(|()| this.pass_end())
+                        this.pass_end().and_then(|last| this.pass_trailers(trailers).map(|()| last))
                     }
                 },
                 Some(Err(cause)) => Err(this.cut(Cut::Vendor(cause))),

@@ -32,11 +32,7 @@ pub enum Unacceptable {
 /// Which coding the body has, `None` for `identity`. Refuses what was not asked for by the app's head, more
 /// than one coding, and every transfer coding but `chunked` (hyper takes off only the chunks and would hand
 /// over what is below them), and a length beside chunks. To be asked before hop-by-hop fields go.
-pub fn readable(
-    headers: &HeaderMap,
-    asked: &HeaderMap,
-    ranges: bool,
-) -> Result<Option<Coding>, Unacceptable> {
+pub fn readable(headers: &HeaderMap, asked: &HeaderMap, plain: bool) -> Result<Option<Coding>, Unacceptable> {
     if !only(headers, &TRANSFER_ENCODING, b"chunked") {
         return Err(Unacceptable::TransferCoding);
     }
@@ -49,7 +45,7 @@ pub fn readable(
     let mut fields = headers.get_all(CONTENT_ENCODING).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else { return Err(Unacceptable::ContentCoding) };
     Coding::named(field.as_bytes().trim_ascii())
-        .filter(|coding| was_asked(asked, ranges, *coding))
+        .filter(|coding| was_asked(asked, plain, *coding))
         .map(Some)
         .ok_or(Unacceptable::ContentCoding)
 }

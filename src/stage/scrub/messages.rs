@@ -46,6 +46,11 @@ impl Prefixes {
         Ok(Part::Prefix(Bytes::from(std::mem::take(&mut self.prefix))))
     }
 
+    /// Whether a message has just ended, or none has begun.
+    pub(super) fn at_end(&self) -> bool {
+        self.left == 0
+    }
+
     /// How many bytes of a prefix wait for the others.
     pub(super) fn waiting(&self) -> usize {
         self.prefix.len()

@@ -5,8 +5,8 @@
 //! stream of text, by the forms that [`forms`] knows: `runs` is the cheap filter in front, `exact` and
 //! `find` search, `escape` reads escaped texts, [`content`] says which escapes there can be. [`body`] feeds
 //! it a body as it comes, or message by message; [`packed`] a decoded copy of a compressed one, by the
-//! decoders in `decode`. `ahead` and `validators` keep what vouches for the bytes true,
-//! [`json`] keeps a body's references inside, `tunnel` does all this to WebSockets. Order on a head:
+//! decoders in `decode`. `ahead` and `validators` keep what vouches for the bytes true.
+//! [`json`] keeps a body's references inside, and `tunnel` does all this to WebSockets. Order on a head:
 //! `coding`, then [`head::strip`], then [`head::scrub_head`], then [`links::rewrite`]: a reference that held
 //! the credential then has spaces in it, and inside the integration it is dropped, not followed.
 //!
@@ -16,7 +16,6 @@
 mod ahead;
 mod answer;
 pub mod body;
-mod clean;
 pub mod coding;
 pub mod content;
 mod decode;

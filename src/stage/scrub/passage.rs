@@ -15,7 +15,7 @@ use super::forms::{Forms, mark};
 use crate::config::OnReflect;
 
 /// Up to this many bytes are copied behind what was held, to go out as one piece.
-const JOINED: usize = 4096;
+pub(super) const JOINED: usize = 4096;
 
 /// The credential came back and `on_reflect` is "block": nothing may go out any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,11 @@ impl Passage {
     /// The forms that are looked for.
     pub fn forms(&self) -> &Forms {
         &self.forms
+    }
+
+    /// Whether the credential was found so far.
+    pub(super) fn has_found(&self) -> bool {
+        self.reflected.seen()
     }
 
     /// How many bytes wait.

@@ -1,4 +1,5 @@
-//! The body on its way to the app: the trail hears when the credential was in it, a revocation ends it.
+//! The body on its way to the app, however it is encoded, and the trail that hears when the credential was in
+//! it.
 //!
 //! What must never enter: an edit of the bytes, which is made below.
 
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::config::OnReflect;
@@ -15,13 +17,27 @@ use crate::net::body::{BodyError, VendorBody};
 use crate::net::channel::Channel;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authorize::leases::{Revoked, Watcher};
+use crate::stage::coding::{Coding, is_grpc};
 use crate::stage::record::{Opened, Trail};
 
-use super::body::{Cut, Reflected};
-use super::clean::Clean;
+use super::ahead::{self, Ahead};
+use super::body::{Cut, Reflected, Scrubbed};
+use super::content::Content;
 use super::forms::Forms;
 use super::json;
+use super::packed::Packed;
 use super::passage::Passage;
+use super::validators;
+
+/// How a body is to be read.
+pub(super) struct Terms {
+    /// How it is compressed.
+    pub(super) packing: Option<Coding>,
+    /// What must not pass.
+    pub(super) forms: Forms,
+    /// Where its references are kept, if they are.
+    pub(super) inside: Option<json::Inside>,
+}
 
 /// A vendor's side of a WebSocket, and what scrubs its messages.
 pub(super) struct Socket {
@@ -32,7 +48,7 @@ pub(super) struct Socket {
 impl Socket {
     /// An answer that switched protocols has one, and for its body, which has no bytes, there is nothing to
     /// look for.
-    pub(super) fn of(
+    fn of(
         body: &mut VendorBody,
         forms: Forms,
         on_reflect: OnReflect,
@@ -46,9 +62,12 @@ impl Socket {
 
 /// A scrubbed body that tells the trail when the credential was in it.
 pub struct Passed {
-    inner: json::Rewritten<Clean>,
+    /// What was scrubbed before the head went out.
+    early: Ahead<Cut<BodyError>>,
+    inner: Inner,
     reflected: Reflected,
     trail: Rc<Trail>,
+    on_reflect: OnReflect,
     socket: Option<Socket>,
     // The customer's place among the requests under way is taken until the answer has ended.
     opened: Opened,
@@ -76,13 +95,47 @@ impl std::error::Error for Broken {}
 
 impl Passed {
     pub(super) fn new(
-        inner: json::Rewritten<Clean>,
-        reflected: Reflected,
-        socket: Option<Socket>,
+        mut body: VendorBody,
+        terms: Terms,
+        headers: &HeaderMap,
         trail: &Rc<Trail>,
         opened: Opened,
-    ) -> Self {
-        Self { inner, reflected, trail: trail.clone(), socket, opened }
+    ) -> Result<Self, Refusal> {
+        let on_reflect = opened.grant().route().on_reflect;
+        let reflected = Reflected::default();
+        let (socket, forms) = Socket::of(&mut body, terms.forms, on_reflect, &reflected);
+        let forms = forms.carried_by(Content::of(headers.get(CONTENT_TYPE)));
+        let inner = if let Some(coding) = terms.packing {
+            let packed = Packed::new(body, coding, forms, reflected.clone());
+            Inner::Packed(Box::new(packed.ok_or(Code::ResponseRefused)?))
+        } else {
+            let body = Scrubbed::new(body, forms, on_reflect, reflected.clone());
+            let body = if is_grpc(headers) { body.of_messages() } else { body };
+            Inner::Plain(json::Rewritten::new(body, terms.inside))
+        };
+        let early = Ahead::new();
+        Ok(Self { early, inner, reflected, trail: trail.clone(), on_reflect, socket, opened })
+    }
+
+    /// Scrubs the beginning of the body, if the head vouches for its bytes; when one changed, the head no
+    /// longer does.
+    ///
+    /// # Errors
+    /// `response_refused` when the credential is there and `on_reflect` is "block".
+    pub(super) async fn read_ahead(&mut self, headers: &mut HeaderMap) -> Result<(), Refusal> {
+        let Inner::Plain(body) = &mut self.inner else { return Ok(()) };
+        if !validators::any(headers) || is_stream(headers) {
+            return Ok(());
+        }
+        self.early = ahead::read(body).await;
+        if self.reflected.seen() {
+            self.tell();
+            if self.early.iter().any(|next| matches!(next, Err(Cut::Reflected))) {
+                return Err(holds_credential());
+            }
+            validators::loosen(headers);
+        }
+        Ok(())
     }
 
     /// What stands in the body's place where the answer switched protocols, once.
@@ -102,7 +155,7 @@ impl Passed {
     /// Tells the trail if the credential was found.
     pub(super) fn tell(&self) {
         if self.reflected.seen() {
-            tell(&self.trail, self.opened.grant().route().on_reflect);
+            tell(&self.trail, self.on_reflect);
         }
     }
 
@@ -120,6 +173,11 @@ impl Drop for Passed {
     }
 }
 
+/// The refusal of `on_reflect = "block"` before the head is out.
+pub(super) fn holds_credential() -> Refusal {
+    Refusal::new(Code::ResponseRefused, "The vendor's answer holds the credential.")
+}
+
 impl Body for Passed {
     type Data = Bytes;
     type Error = Broken;
@@ -132,7 +190,13 @@ impl Body for Passed {
         if let Some(why) = self.opened.grant().lease().revoked() {
             return Poll::Ready(Some(Err(Broken::Revoked(why))));
         }
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Some(next) = self.early.pop_front() {
+            return Poll::Ready(Some(next.map_err(Broken::Body)));
+        }
+        let polled = match &mut self.inner {
+            Inner::Plain(body) => Pin::new(body).poll_frame(context),
+            Inner::Packed(body) => Pin::new(body).poll_frame(context),
+        };
         if polled.is_pending() {
             // Nothing can have come between: the worker is one thread. This leaves the waker.
             let _ = self.opened.grant().lease().poll_revoked(context);
@@ -142,17 +206,43 @@ impl Body for Passed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        let inner = match &self.inner {
+            Inner::Plain(body) => body.is_end_stream(),
+            Inner::Packed(body) => body.is_end_stream(),
+        };
+        self.early.is_empty() && inner
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let inner = match &self.inner {
+            Inner::Plain(body) => body.size_hint(),
+            Inner::Packed(body) => body.size_hint(),
+        };
+        let early = self.early.iter().filter_map(|next| next.as_ref().ok()?.data_ref());
+        let early = early.map(|piece| piece.len() as u64).sum::<u64>();
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(early));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(early));
+        }
+        hint
     }
 }
 
-/// The refusal of `on_reflect = "block"` before the head is out.
-pub(super) fn holds_credential() -> Refusal {
-    Refusal::new(Code::ResponseRefused, "The vendor's answer holds the credential.")
+/// The body, by how it is encoded.
+// One per request, in the one box that the body stands in.
+#[allow(clippy::large_enum_variant)]
+enum Inner {
+    Plain(json::Rewritten<Scrubbed<VendorBody>>),
+    Packed(Box<Packed<VendorBody>>),
+}
+
+/// Whether a body may begin with nothing for a long time.
+fn is_stream(headers: &HeaderMap) -> bool {
+    let events = headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes().get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
+    });
+    events || is_grpc(headers)
 }
 
 /// Notes, once per answer, that the credential was in it.

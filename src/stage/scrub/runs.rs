@@ -22,22 +22,37 @@ pub(super) enum Run {
 #[derive(Clone, Copy)]
 pub(super) struct Runs {
     run: Run,
-    /// Whether NUL counts.
-    wide: bool,
+    /// The kinds of bytes that count, as in [`KINDS`].
+    kinds: u8,
     /// Whether a line break behind `=` counts.
     soft: bool,
 }
 
+/// Kinds of bytes.
+const TOKEN: u8 = 1;
+const LINE: u8 = 2;
+const CONTROL: u8 = 4;
+const NUL: u8 = 8;
+
 impl Run {
     /// The smallest class that holds these bytes.
     pub(super) fn of(bytes: &[u8]) -> Self {
-        bytes.iter().map(|byte| class(*byte)).max().unwrap_or(Self::Token)
+        match bytes.iter().fold(0, |kinds, byte| kinds | kind(*byte)) {
+            0 | TOKEN => Self::Token,
+            kinds if kinds & (CONTROL | NUL) == 0 => Self::Line,
+            _ => Self::Any,
+        }
     }
 }
 
 impl Runs {
     pub(super) const fn of(run: Run, content: Content) -> Self {
-        Self { run, wide: content.wide, soft: content.quoted }
+        let kinds = match run {
+            Run::Token => TOKEN,
+            Run::Line => TOKEN | LINE,
+            Run::Any => TOKEN | LINE | CONTROL | NUL,
+        };
+        Self { run, kinds: if content.wide { kinds | NUL } else { kinds }, soft: content.quoted }
     }
 
     /// Calls `found` with every run of at least `shortest` bytes; of a class beyond tokens with the whole
@@ -60,11 +75,22 @@ impl Runs {
                 from += at + 1;
                 continue;
             }
-            let behind = text.get(from + shortest..).unwrap_or(&[]);
-            let more = behind.iter().enumerate();
-            let more = more.take_while(|(at, byte)| self.counts(**byte, text, from + shortest + at)).count();
-            found(from..from + shortest + more);
-            from += shortest + more + 1;
+            let end = self.end(text, from + shortest);
+            found(from..end);
+            from = end + 1;
+        }
+    }
+
+    /// Where the run ends that stands in `text` at `at`.
+    fn end(self, text: &[u8], mut at: usize) -> usize {
+        loop {
+            let behind = text.get(at..).unwrap_or(&[]);
+            let Some(more) = behind.iter().position(|byte| !self.plain(*byte)) else { return text.len() };
+            at += more;
+            if !text.get(at).is_some_and(|byte| self.counts(*byte, text, at)) {
+                return at;
+            }
+            at += 1;
         }
     }
 
@@ -96,7 +122,7 @@ impl Runs {
     }
 
     fn plain(self, byte: u8) -> bool {
-        class(byte) <= self.run || (byte == 0 && self.wide)
+        kind(byte) & self.kinds != 0
     }
 
     /// Whether it is part of a soft line break, `=` and a line's end, by the two bytes in front of it.
@@ -110,26 +136,27 @@ impl Runs {
     }
 }
 
-fn class(byte: u8) -> Run {
-    CLASS.get(usize::from(byte)).copied().unwrap_or(Run::Any)
+fn kind(byte: u8) -> u8 {
+    KINDS.get(usize::from(byte)).copied().unwrap_or(CONTROL)
 }
 
-static CLASS: [Run; 256] = {
-    let mut table = [Run::Any; 256];
+static KINDS: [u8; 256] = {
+    let mut table = [CONTROL; 256];
     let (mut rest, mut byte) = (table.as_mut_slice(), 0_u8);
     while let [first, behind @ ..] = rest {
-        *first = class_of(byte);
+        *first = kind_of(byte);
         byte = byte.wrapping_add(1);
         rest = behind;
     }
     table
 };
 
-const fn class_of(byte: u8) -> Run {
+const fn kind_of(byte: u8) -> u8 {
     match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => Run::Token,
-        b'+' | b'/' | b'=' | b'_' | b'-' | b'%' | b'\\' | b'&' | b'#' | b';' | b'.' => Run::Token,
-        0..=0x1f | 0x7f => Run::Any,
-        _ => Run::Line,
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => TOKEN,
+        b'+' | b'/' | b'=' | b'_' | b'-' | b'%' | b'\\' | b'&' | b'#' | b';' | b'.' => TOKEN,
+        0 => NUL,
+        1..=0x1f | 0x7f => CONTROL,
+        _ => LINE,
     }
 }

@@ -428,17 +428,23 @@ fn trailers_come_last_and_are_scrubbed_like_a_head() {
         ("set-cookie", "a=b"),
         ("location", "https://vendor.example/"),
         ("content-length", "5"),
+        ("content-digest", "sha-256=:x:"),
     ] {
         trailers.insert(name, value.parse().unwrap());
     }
-    let frames =
-        VecDeque::from([Frame::data(Bytes::from_static(b"end of sk-live")), Frame::trailers(trailers)]);
+    let frames = VecDeque::from([
+        Frame::data(Bytes::from_static(b"sk-live-0123456789abcdef end of sk-live")),
+        Frame::trailers(trailers),
+    ]);
     let reflected = Reflected::default();
     let mut body =
         Scrubbed::new(Script::whole(frames), Forms::of([TOKEN], []), OnReflect::Redact, reflected.clone());
     let mut seen = Seen::default();
     drain(&mut body, &mut seen);
-    assert_eq!(seen.bytes, b"end of sk-live", "what was held comes before the trailers");
+    assert_eq!(
+        seen.bytes, b"[redacted by relay]***** end of sk-live",
+        "what was held comes before the trailers"
+    );
     let trailers = seen.trailers.unwrap();
     assert_eq!(trailers.len(), 2);
     assert_eq!(trailers["x-checksum"], "1234");
