@@ -38,6 +38,8 @@ mod strace;
 
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
+/// The credential stands in relay's memory no longer than its connection to the vendor.
+mod core;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -46,6 +48,8 @@ mod guess;
 mod kill9;
 /// Another customer's UUID is answered as an unknown one, and as fast.
 mod oracle;
+/// A name whose addresses change from answer to answer leads to no address that may not be called.
+mod rebind;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
@@ -65,7 +69,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 10] = [
+const DRILLS: [(&str, Drill); 12] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -76,6 +80,8 @@ const DRILLS: [(&str, Drill); 10] = [
     ("speed", speed::run),
     ("stalled", stalled::run),
     ("scale", scale::run),
+    ("rebind", rebind::run),
+    ("core", core::run),
 ];
 
 fn main() -> ExitCode {

@@ -45,10 +45,7 @@ fn shape(path: &str) -> Result<(), Refusal> {
         // Twice: a vendor behind a gateway of its own may decode again. A stray % is no error then.
         let twice = decode(&once).unwrap_or_else(|| once.clone());
         for decoded in [once.as_slice(), twice.as_slice()] {
-            // `..;x` is a dot segment to servers that cut path parameters off.
-            let name = decoded.split(|b| *b == b';').next().unwrap_or_default();
-            let dots = decoded.split(|b| *b == b'/').any(|part| part == b"." || part == b"..");
-            if dots || name == b"." || name == b".." {
+            if decoded.split(|b| *b == b'/').any(is_dots) {
                 return refuse("The path holds a dot segment, as such or encoded.");
             }
             if decoded.iter().any(|b| *b == b'\\' || b.is_ascii_control()) {
@@ -57,6 +54,13 @@ fn shape(path: &str) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// `..;x` is a dot segment to servers that cut path parameters off, `..?x` to those that read a decoded path as
+/// a target once more.
+fn is_dots(part: &[u8]) -> bool {
+    let name = part.split(|b| matches!(b, b';' | b'?' | b'#')).next().unwrap_or_default();
+    name == b"." || name == b".."
 }
 
 fn visible(text: &str) -> bool {
@@ -95,6 +99,10 @@ mod tests {
             ("/a%2f..%2fb", "behind an encoded slash"),
             ("/a%252f..%252fb", "behind a slash encoded twice"),
             ("/..;x/a", "with a path parameter"),
+            ("/a%2f..;x/b", "with a path parameter, behind an encoded slash"),
+            ("/a/..%3fb", "before an encoded question mark"),
+            ("/a%252f..%253fb", "before one encoded twice"),
+            ("/a/..%23b", "before an encoded #"),
             ("/a\\b", "a backslash"),
             ("/a%5cb", "an encoded backslash"),
             ("/a%00b", "an encoded NUL"),

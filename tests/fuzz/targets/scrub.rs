@@ -59,7 +59,10 @@ pub fn run(data: &[u8]) {
             .map(|(name, _)| *name)
     };
     let before = holds(&body, &secret);
-    assert_eq!(holds(&parts.bytes, &secret), None, "a form survives");
+    // What was overwritten is not read: the marker has letters too, which may stand where a form's would.
+    let left: Vec<u8> =
+        parts.bytes.iter().zip(&body).map(|(out, came)| if out == came { *out } else { 0xff }).collect();
+    assert_eq!(holds(&left, &secret), None, "a form survives");
     assert_eq!(before.is_some(), parts.reflected, "what is found is told ({before:?})");
     assert_eq!(parts.reflected, whole.reflected);
     if before.is_none() {
