@@ -20,6 +20,7 @@
 //! | [`admin`], [`cli`] | the operators' API and the command line |
 //! | [`config`] | relay.toml: what was written becomes what is usable, or every error at once |
 //! | [`app`] | the switchboard: a [`config::Config`] becomes a running relay |
+//! | [`framing`] | how HTTP/1.1 is framed, read strictly, for both sides |
 //! | [`model`], [`secret`], [`clock`], [`metrics`] | the words everything else is said in |
 //!
 //! # What must always hold
@@ -38,6 +39,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod envelope;
+pub mod framing;
 pub mod jwks;
 pub mod kms;
 pub mod listen;

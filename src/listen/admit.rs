@@ -1,4 +1,5 @@
-//! What is refused for its framing alone, before anyone asks who sends it.
+//! What is refused for its framing alone, before anyone asks who sends it: heads that no [`super::gate`]
+//! has read, which are those of HTTP/2.
 //!
 //! Strict where readers differ (RFC 9112 sections 3.2, 6): a request that two programs could frame in two
 //! ways is refused and its connection closed. What must never enter: anything that needs configuration
@@ -84,7 +85,7 @@ impl<'a> Framing<'a> {
 }
 
 /// `host`, `host:port` or `[ipv6]:port` (RFC 3986 section 3.2.2), as rewritten references will name it.
-fn is_authority(host: &[u8]) -> bool {
+pub(super) fn is_authority(host: &[u8]) -> bool {
     let (name, port) = match host.iter().rposition(|b| *b == b':') {
         Some(colon) if host.last() != Some(&b']') => host.split_at(colon),
         _ => (host, &b":0"[..]),

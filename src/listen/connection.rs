@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::admit::admit;
+use super::gate::{Gate, Latch};
 use super::pace::{Order, Pace, Paced};
 use super::station::Station;
 use super::{Observer, Seen};
@@ -26,28 +27,34 @@ use crate::pipeline::{self, Answer, Outgoing};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
-/// What is read beyond the limit on a head, so that relay and not hyper refuses one that is too large. The
-/// sum also bounds what is read ahead of a body and what waits for an app that reads slowly: at twice as
-/// much a stalled app costs more than 256 KiB.
+/// What hyper's buffers hold beyond a head. The sum bounds what is read ahead of a body and what waits for an
+/// app that reads slowly: at twice as much a stalled app costs more than 256 KiB.
 const PAST_HEAD: usize = 16 * 1024;
-const MOST_FIELDS: usize = 400;
+/// Up to so many fields hyper reads without an allocation.
+const EASY_FIELDS: usize = 100;
 const SHOWN: usize = 256;
 
 /// Serves the connection until it closes, or until it is cut for being too slow.
 pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace>) {
-    let io = Paced::new(TokioIo::new(stream), pace.clone());
+    let latch = Latch::new(pace.clone());
+    let gate = Gate::new(stream, latch.clone(), &station.limits);
+    let io = Paced::new(TokioIo::new(gate), pace.clone());
     let paced = pace.clone();
+    let fields = station.limits.head_fields;
     let buffer = station.limits.head_bytes + PAST_HEAD;
     let service = service_fn(move |request: Request<Incoming>| {
-        let (station, pace) = (station.clone(), paced.clone());
+        let (station, pace, latch) = (station.clone(), paced.clone(), latch.clone());
         async move {
             pace.busy();
-            Ok::<_, Infallible>(answer(&station, request.map(Outgoing::streaming), pace).await)
+            Ok::<_, Infallible>(answer(&station, request.map(Outgoing::streaming), pace, latch).await)
         }
     });
-    let connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if fields > EASY_FIELDS {
+        builder.max_headers(fields);
+    }
+    let connection = builder
         .max_buf_size(buffer)
-        .max_headers(MOST_FIELDS)
         // An app that closes its side has gone away: what it asked for ends with it, also at the vendor.
         .half_close(false)
         .serve_connection(io, service);
@@ -77,15 +84,22 @@ pub(super) async fn serve(station: Rc<Station>, stream: TcpStream, pace: Rc<Pace
     .await;
 }
 
-async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -> Response<Watched> {
+async fn answer(
+    station: &Station,
+    request: Request<Outgoing>,
+    pace: Rc<Pace>,
+    latch: Rc<Latch>,
+) -> Response<Watched> {
     let shown = station
         .observer
         .as_ref()
         .map(|_| (request.method().to_string(), request.uri().path().to_owned(), Instant::now()));
-    let refused = if station.draining.has_begun() {
-        Some(Code::Draining.into())
-    } else {
-        admit(&station.limits, &request).err()
+    let refused = match latch.refusal() {
+        Some(refusal) => Some(refusal),
+        None if station.draining.has_begun() => Some(Code::Draining.into()),
+        // The gate has judged more strictly what can still be seen here of HTTP/1.
+        None if request.version() <= Version::HTTP_11 => None,
+        None => admit(&station.limits, &request).err(),
     };
     let mut response: Answer = match &refused {
         Some(refusal) => pipeline::turn_away(&station.worker, refusal, request),
@@ -95,17 +109,18 @@ async fn answer(station: &Station, request: Request<Outgoing>, pace: Rc<Pace>) -
         }
     };
     // After a framing fault nothing that follows on the connection can be trusted.
-    if refused.is_some() {
+    if refused.is_some() || latch.is_broken() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
-    response.map(|inner| Watched { inner, pace, show })
+    response.map(|inner| Watched { inner, pace, latch, show })
 }
 
 /// The answer's body, telling the connection's pace when it has ended.
 pub(super) struct Watched {
     inner: pipeline::AnswerBody,
     pace: Rc<Pace>,
+    latch: Rc<Latch>,
     show: Option<Show>,
 }
 
@@ -136,6 +151,7 @@ impl Body for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.pace.idle();
+        self.latch.answered();
         if let Some(show) = self.show.take() {
             show.done();
         }

@@ -6,6 +6,7 @@
 
 mod admit;
 mod connection;
+pub mod gate;
 mod pace;
 pub mod station;
 pub mod worker;

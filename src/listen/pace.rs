@@ -100,7 +100,8 @@ impl Pace {
         }
     }
 
-    fn read_some(&self) {
+    /// A byte of a request has come.
+    pub(super) fn read_some(&self) {
         if self.phase.get() == Phase::Idle {
             self.phase.set(Phase::Head);
             self.since.set(Instant::now());

@@ -266,7 +266,8 @@ impl Body for VendorBody {
             Poll::Pending => body.wait(cx),
             Poll::Ready(Some(Ok(frame))) => {
                 body.waiting_since = None;
-                if body.incoming.is_end_stream() {
+                // Nothing comes behind trailers, and who reads them may not ask.
+                if frame.is_trailers() || body.incoming.is_end_stream() {
                     body.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))

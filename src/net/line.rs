@@ -11,11 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
-use http::{Request, Response, StatusCode};
+use http::header::UPGRADE;
+use http::{Method, Request, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::{Held, Meter, Outgoing, VendorBody};
+use super::frame::Asked;
 use super::patience::Patience;
 use super::pool::Shelf;
 use super::upstream::Upstream;
@@ -92,7 +94,9 @@ impl Line {
         if meter.has_body() {
             wire.belongs_to(&self.customer);
         }
-        wire.pulse.dispatch(self.reused);
+        let head = *request.method() == Method::HEAD;
+        let upgrade = request.headers().contains_key(UPGRADE);
+        wire.pulse.dispatch(self.reused, Asked { head, upgrade });
         let started = Instant::now();
         let overdue = |patience: &mut Patience, cx: &mut Context<'_>| {
             patience.poll_until(cx, self.due(started, &meter))

@@ -8,6 +8,7 @@
 pub mod body;
 pub mod dial;
 pub mod fetch;
+mod frame;
 pub mod line;
 mod patience;
 pub mod pool;

@@ -7,6 +7,7 @@
 //! tap asks the kernel itself, once and without waiting, in hyper's own first read of that dispatch and
 //! thereby before its write; any byte or the end of the stream fails the read, and hyper hands the request
 //! back unsent. Bytes that arrive after that look cannot be told from an early answer (RFC 9112 section 9.2).
+//! What comes it shows to [`super::frame`], and fails the read that brought what has no place in an answer.
 //! What must never enter: anything that keeps or prints the bytes.
 
 use std::cell::Cell;
@@ -21,6 +22,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::frame::{Asked, Frame};
+use crate::framing::Flaw;
 
 /// A read of so many bytes is of a large answer, and the next record is probably there; after a smaller one
 /// asking for it would be a system call for nothing.
@@ -48,13 +52,15 @@ pub(super) fn hold_at_most(stream: &mut Stream, bytes: usize) {
 #[derive(Default)]
 pub(super) struct Pulse {
     look_first: Cell<bool>,
+    asked: Cell<Option<Asked>>,
     answered: Cell<bool>,
 }
 
 impl Pulse {
     /// A request is about to be dispatched; `look_first` if the connection has been idle.
-    pub(super) fn dispatch(&self, look_first: bool) {
+    pub(super) fn dispatch(&self, look_first: bool, asked: Asked) {
         self.look_first.set(look_first);
+        self.asked.set(Some(asked));
         self.answered.set(false);
     }
 
@@ -68,13 +74,14 @@ impl Pulse {
 pub(super) struct Tap {
     stream: Stream,
     pulse: Rc<Pulse>,
+    frame: Frame,
     /// A read failed behind bytes that had to be handed over first.
     failed: Option<io::Error>,
 }
 
 impl Tap {
     pub(super) fn new(stream: Stream, pulse: Rc<Pulse>) -> Self {
-        Self { stream, pulse, failed: None }
+        Self { stream, pulse, frame: Frame::default(), failed: None }
     }
 
     fn look(&self) -> io::Result<()> {
@@ -104,6 +111,24 @@ macro_rules! each {
     };
 }
 
+impl Tap {
+    /// Follows what a read has brought. At the end of an answer that fills the buffer to its last byte, what
+    /// stands behind it is not in the buffer: it is asked for, so that the end is not told before.
+    fn follow(&mut self, cx: &mut Context<'_>, came: &[u8], full: bool) -> io::Result<()> {
+        let odd = |flaw: Flaw| io::Error::new(io::ErrorKind::InvalidData, flaw);
+        self.frame.follow(came).map_err(odd)?;
+        if full && !came.is_empty() && self.frame.is_idle() {
+            let mut one = [0; 1];
+            let mut behind = ReadBuf::new(&mut one);
+            // Its end or its failure is the next read's to tell.
+            if each!(self, io => io.poll_read(cx, &mut behind)).is_ready() {
+                self.frame.follow(behind.filled()).map_err(odd)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl AsyncRead for Tap {
     /// Reads on while whole records come: hyper gives every piece an allocation of its own, as large as it
     /// hopes to read, and what a piece leaves empty waits with it for a slow app.
@@ -113,6 +138,9 @@ impl AsyncRead for Tap {
         if let Some(failed) = tap.failed.take() {
             return Poll::Ready(Err(failed));
         }
+        if let Some(asked) = tap.pulse.asked.take() {
+            tap.frame.begin(asked);
+        }
         let begin = buf.filled().len();
         loop {
             let before = buf.filled().len();
@@ -120,6 +148,8 @@ impl AsyncRead for Tap {
             let came = buf.filled().len() - before;
             if came > 0 {
                 tap.pulse.answered.set(true);
+                let full = buf.remaining() == 0;
+                tap.follow(cx, buf.filled().get(before..).unwrap_or_default(), full)?;
             }
             match polled {
                 Poll::Ready(Ok(())) if came >= BULK && buf.remaining() > 0 => {}

@@ -288,7 +288,7 @@ fn an_answer_with_a_length_and_chunks_has_two_ends_and_is_refused() {
         });
         let id = rig.secret("acme");
         let answer = rig.get(&format!("/vendor/{id}/x"), &rig.token("acme"));
-        assert_eq!(answer.code(), Code::ResponseRefused.as_str(), "{mistake}: {answer:?}");
+        assert_eq!(answer.code(), Code::VendorBroken.as_str(), "{mistake}: {answer:?}");
     }
 }
 

@@ -721,7 +721,9 @@ fn a_surplus_that_the_event_loop_has_seen_ends_the_connection() {
                 Vendor::start(Certificate::of("vendor.test"), move |number, mut raw, _| async move {
                     next_request(&mut raw).await;
                     let answer = ok(&format!("connection {number}"));
-                    if together {
+                    if number > 0 {
+                        say(&mut raw, &answer).await;
+                    } else if together {
                         say(&mut raw, &(answer + &ok("STALE"))).await;
                     } else {
                         say(&mut raw, &answer).await;
@@ -731,8 +733,12 @@ fn a_surplus_that_the_event_loop_has_seen_ends_the_connection() {
                     next_request(&mut raw).await;
                 });
             let (pool, upstream) = (pool(), vendor.upstream());
-            assert_eq!(exchange(&pool, &upstream, "acme", get()).await, "connection 0");
-            if !together {
+            if together {
+                // It came with the answer's end: no answer.
+                let broken = failure(line(&pool, &upstream, "acme").await, get()).await;
+                assert!(matches!(broken, SendError::Broken(_)), "{broken:?}");
+            } else {
+                assert_eq!(exchange(&pool, &upstream, "acme", get()).await, "connection 0");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             assert_eq!(

@@ -42,11 +42,11 @@ const STAGES: [&str; 9] =
 
 /// What a room may import, as the table of the design says it; `None` is anything.
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
-    let words = ["model", "secret", "clock"];
+    let words = ["model", "secret", "clock", "framing"];
     let tools = ["config", "envelope", "kms", "store", "jwks", "audit", "net", "metrics", "refusal", "reply"];
     let with = |more: &[&'static str]| Some([&words[..], more].concat());
     match room {
-        "clock" => Some(vec![]),
+        "clock" | "framing" => Some(vec![]),
         "model" => Some(vec!["clock"]),
         // The words may name each other.
         "secret" => Some(vec!["model", "clock"]),

@@ -17,6 +17,9 @@
 
 /// The audit shows every edit.
 mod audit;
+/// Requests as bytes, each with the mistake that it carries and what must come of it.
+#[path = "../corpus/framing.rs"]
+mod corpus;
 /// A real relay, a real vendor, a canary credential and the hunt for it.
 #[path = "../rig/mod.rs"]
 mod rig;
@@ -37,6 +40,8 @@ mod crates;
 mod dev;
 /// A vendor's address is resolved, vetted and dialled; nothing else is.
 mod egress;
+/// What two programs could frame in two ways passes neither from the app nor from the vendor.
+mod framing;
 /// What the fuzzers kept holds on stable too.
 mod fuzz_corpus;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.

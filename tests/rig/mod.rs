@@ -85,7 +85,7 @@ impl Default for Settings {
 impl Rig {
     /// A relay before a vendor that answers 200 `ok` to everything.
     pub fn plain() -> Self {
-        Self::answering(|_, out| vendor::answer(out, 200, &[], b"ok"))
+        Self::answering(|request, out| vendor::answer_to(request, out, b"ok"))
     }
 
     /// A relay before a vendor that answers as `script` writes.

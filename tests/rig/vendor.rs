@@ -179,6 +179,13 @@ pub fn answer(out: &mut Out<'_>, status: u16, headers: &[(&str, &str)], body: &[
     raw(out, body);
 }
 
+/// A whole answer to this request: without content if that is HEAD.
+pub fn answer_to(request: &Received, out: &mut Out<'_>, body: &[u8]) {
+    let content = if request.line().starts_with("HEAD ") { &[][..] } else { body };
+    raw(out, format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
+    raw(out, content);
+}
+
 /// Exactly these bytes, now.
 pub fn raw(out: &mut Out<'_>, bytes: &[u8]) {
     let _ = out.write_all(bytes);
