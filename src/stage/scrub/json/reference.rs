@@ -32,7 +32,7 @@ impl Inside {
         let (literal, behind) = text.split_at_checked(end)?;
         let kept = self.behind_base(literal)?;
         let rest = text.get(kept..)?;
-        if !(is_harmless(rest) && !behind.chars().any(|c| c.is_control() || c == '\\')) {
+        if !is_harmless(rest) || behind.chars().any(|c| c.is_control() || c == '\\') {
             return None;
         }
         let Verdict::Rewritten(whole) = judge(literal, &self.address()) else { return None };
