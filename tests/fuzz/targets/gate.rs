@@ -153,7 +153,10 @@ fn one_apart(bytes: &[u8]) -> Option<(Framed, usize)> {
     let end = memchr::memmem::find(bytes, b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).expect("a head is text");
     let mut lines = head.split("\r\n");
-    let line = lines.next()?.rsplit_once(' ').expect("a line has a version").0.to_owned();
+    let line = lines.next()?.rsplit_once(' ').expect("a line has a version").0;
+    let (method, target) = line.split_once(' ').expect("a line has a target");
+    // hyper shows `http://host` with the slash that it means.
+    let line = format!("{method} {}", target.parse::<http::Uri>().expect("a target is a URI"));
     let mut fields: Vec<(String, Vec<u8>)> = lines
         .map(|field| field.split_once(':').expect("a field has a colon"))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).as_bytes().to_vec()))
