@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
+use zeroizing_alloc::ZeroAlloc;
 
+// Libraries copy a request's head into buffers of their own (hyper's, rustls'); whatever is freed is wiped.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     // The one place where the environment is read; everyone else is handed it.

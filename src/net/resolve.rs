@@ -4,12 +4,14 @@
 //! lookup runs on the control runtime. No search list is ever applied: `api.example` must not become
 //! `api.example.corp.internal`. What must never enter: a judgement about the answers; that is `vet`'s.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::OnceLock;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::runtime::Handle;
 
 /// More answers than any vendor has; the rest is not looked at, nor dialled.
@@ -37,6 +39,20 @@ impl Resolver {
     /// A resolver by the system's configuration, which is read at the first use. Lookups run on `handle`.
     pub fn new(handle: Handle) -> Self {
         Self(Source::System { handle, built: Box::default() })
+    }
+
+    /// A resolver that asks this one server over UDP and knows no /etc/hosts. For drills.
+    ///
+    /// # Errors
+    /// Says why there can be none.
+    pub fn asking(handle: Handle, server: SocketAddr) -> Result<Self, String> {
+        let mut connection = ConnectionConfig::udp();
+        connection.port = server.port();
+        let server = NameServerConfig::new(server.ip(), true, vec![connection]);
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let built = OnceLock::from(finished(builder).map_err(|error| error.to_string())?);
+        Ok(Self(Source::System { handle, built: Box::new(built) }))
     }
 
     /// A resolver that asks `answers` for every name, each time anew. For tests and `relay dev`.
@@ -101,7 +117,11 @@ async fn ask(handle: &Handle, built: &OnceLock<TokioResolver>, host: &str) -> Re
 fn system() -> Result<TokioResolver, String> {
     let unusable =
         |e: &dyn std::fmt::Display| format!("the system's resolver configuration is unusable: {e}");
-    let mut builder = TokioResolver::builder_tokio().map_err(|e| unusable(&e))?;
+    let builder = TokioResolver::builder_tokio().map_err(|e| unusable(&e))?;
+    finished(builder).map_err(|e| unusable(&e))
+}
+
+fn finished(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, NetError> {
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    builder.build().map_err(|e| unusable(&e))
+    builder.build()
 }

@@ -110,7 +110,8 @@ fn canonical(ip: IpAddr) -> IpAddr {
 }
 
 /// The IPv4 addresses that a transition address leads to: IPv4-compatible, local-use NAT64 (RFC 8215),
-/// 6to4 (RFC 3056), both of Teredo (RFC 4380 section 4; the client's stands there inverted).
+/// 6to4 (RFC 3056), both of Teredo (RFC 4380 section 4; the client's stands there inverted), translated (RFC
+/// 2765 section 2.1), ISATAP under any prefix (RFC 5214 section 6.1).
 fn embedded(ip: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
     let found = match ip {
         IpAddr::V4(_) | IpAddr::V6(Ipv6Addr::UNSPECIFIED | Ipv6Addr::LOCALHOST) => [None, None],
@@ -118,6 +119,8 @@ fn embedded(ip: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
             [0, 0, 0, 0, 0, 0, high, low] => [Some(joined(high, low)), None],
             [0x64, 0xff9b, 1, _, _, _, high, low] => [Some(joined(high, low)), None],
             [0x2002, high, low, ..] => [Some(joined(high, low)), None],
+            [0, 0, 0, 0, 0xffff, 0, high, low] => [Some(joined(high, low)), None],
+            [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => [Some(joined(high, low)), None],
             [0x2001, 0, high, low, _, _, x, y] => [Some(joined(high, low)), Some(joined(!x, !y))],
             _ => [None, None],
         },
@@ -138,6 +141,7 @@ const NEVER_V4: &[Row4] = &[
     ([169, 254, 0, 0], 16, "link-local"),
     ([100, 100, 100, 200], 32, "cloud metadata"),
     ([168, 63, 129, 16], 32, "cloud metadata"),
+    ([192, 0, 0, 192], 32, "cloud metadata"),
     ([224, 0, 0, 0], 4, "multicast"),
     ([255, 255, 255, 255], 32, "broadcast"),
 ];

@@ -253,7 +253,7 @@ async fn worker(
         in_flight: InFlight::new(limits.in_flight_per_customer),
         surroundings: Surroundings {
             public_url: None,
-            own: vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()],
+            own: Arc::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]),
         },
     };
     let log = audit();

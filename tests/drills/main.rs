@@ -45,6 +45,8 @@ mod strace;
 
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
+/// The credential stands in relay's memory no longer than its connection to the vendor.
+mod core;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -55,6 +57,8 @@ mod kill9;
 mod matrix;
 /// Another customer's UUID is answered as an unknown one, and as fast.
 mod oracle;
+/// A name whose addresses change from answer to answer leads to no address that may not be called.
+mod rebind;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
@@ -78,7 +82,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 13] = [
+const DRILLS: [(&str, Drill); 15] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -92,6 +96,8 @@ const DRILLS: [(&str, Drill); 13] = [
     ("scale", scale::run),
     ("smuggle", smuggle::run),
     ("slow", slow::run),
+    ("rebind", rebind::run),
+    ("core", core::run),
 ];
 
 fn main() -> ExitCode {

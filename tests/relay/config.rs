@@ -237,6 +237,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("inject =", "private_cidrs = [\"10.0.0.1/8\"]\ninject =", r#"21:18: [integrations.erp] private_cidrs: this address has bits behind its prefix | write "10.0.0.0/8", or a longer prefix"#),
     ("inject =", "private_cidrs = [\"ten\"]\ninject =", r#"21:18: [integrations.erp] private_cidrs: this is no network | write a network such as "10.1.0.0/16", or one address as "10.1.2.3/32""#),
     ("inject =", "isolate = \"tenant\"\ninject =", r#"21:11: [integrations.erp] isolate is not one of those that relay has | write "customer""#),
+    ("inject =", "rewrite = [\"xml\"]\ninject =", "21:12: [integrations.erp] rewrite knows \"json\" alone | write rewrite = [\"json\"]"),
     ("inject =", "cookies = \"yes\"\ninject =", "21:11: [integrations.erp] cookies must be true or false without quotes, not a text | write true or false without quotes"),
     ("inject =", "rate = 0\ninject =", "21:8: [integrations.erp] rate must be a whole number from 1 to 1000000 | write a number from 1 to 1000000"),
     ("inject =", "timeout = { conect = \"3s\" }\ninject =", r#"21:13: unknown key "conect" in [integrations.erp.timeout]; did you mean "connect"? | write connect"#),

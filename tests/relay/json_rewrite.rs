@@ -90,6 +90,16 @@ const UNTOUCHED: &[(&str, &str)] = &[
     (r#"{"a":"https://api.vendor.example/base/%2e%2e/other"}"#, "dot segments, encoded"),
     (r#"{"a":"https://api.vendor.example/base/\u002e\u002e/other"}"#, "dot segments, escaped"),
     (r#"{"a":"https://api.vendor.example/base/{x}/../other"}"#, "dot segments behind a template"),
+    (
+        r#"{"a":"https://api.vendor.example/base/{x}../other"}"#,
+        "dot segments once a template is filled with nothing",
+    ),
+    (r#"{"a":"https://api.vendor.example/base/%2{x}e./other"}"#, "the same, encoded"),
+    (
+        r#"{"a":"https://api.vendor.example/base{/x}ment"}"#,
+        "a longer base path once a template is filled with nothing",
+    ),
+    (r#"{"a":"https://api.vendor.example/base{/x}{y}"}"#, "a template that may be one"),
     (r#"{"a":"https://api.vendor.example/base//x"}"#, "two slashes, which relay would collapse"),
     (r#"{"a":"https://api.vendor.example/base/\ud83d\ude00"}"#, "a surrogate pair"),
     (r#"{"a":"/base/x"}"#, "a path alone"),

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::{Identity, TokenRules};
 use crate::jwks::Algorithm;
@@ -104,6 +104,14 @@ fn invalid(why: &str) -> Refusal {
     Refusal::new(Code::TokenInvalid, format!("The caller token is not accepted: {why}."))
 }
 
+/// A NumericDate may have a fraction (RFC 7519 section 2); the whole seconds decide. A number that is written
+/// with an exponent is taken for what it is, and refused beyond what a float counts one by one.
+fn whole_seconds(number: &Number) -> Option<u64> {
+    let whole = |seconds: f64| format!("{:.0}", seconds.trunc()).parse().ok();
+    let counted = number.as_f64().filter(|seconds| (0.0..9_007_199_254_740_992.0).contains(seconds));
+    number.as_u64().or_else(|| counted.and_then(whole))
+}
+
 /// The members of header or claims as they stand, each at most once.
 struct Claims(Vec<(String, Value)>);
 
@@ -129,10 +137,7 @@ impl Claims {
         match self.value(name) {
             None => Ok(None),
             Some(Value::Number(number)) => {
-                // A NumericDate may have a fraction (RFC 7519 section 2); the whole seconds decide.
-                let text = number.to_string();
-                let whole = text.split('.').next().and_then(|seconds| seconds.parse().ok());
-                whole.map(Some).ok_or("exp, nbf or iat is out of range")
+                whole_seconds(number).map(Some).ok_or("exp, nbf or iat is out of range")
             }
             Some(_) => Err("exp, nbf or iat is not a number"),
         }
@@ -160,5 +165,28 @@ impl Claims {
         let own: Vec<String> =
             words.into_iter().filter(|word| word.starts_with("relay:")).map(str::to_owned).collect();
         Ok((!own.is_empty()).then_some(own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_as_the_number_that_it_is() {
+        let rows = [
+            ("1795314696", Some(1_795_314_696), "whole seconds"),
+            ("1795314696.9", Some(1_795_314_696), "a fraction"),
+            ("1.795314696e9", Some(1_795_314_696), "an exponent"),
+            ("0", Some(0), "the epoch"),
+            ("99999993333333333333333333333333333333333339999", None, "too large, which once was read as 9"),
+            ("9.5e43", None, "too large, with an exponent"),
+            ("-1", None, "before the epoch"),
+            ("-0.5", None, "a little before it"),
+        ];
+        for (text, seconds, what) in rows {
+            let claims = Claims::read(format!(r#"{{"nbf":{text}}}"#).as_bytes()).unwrap();
+            assert_eq!(claims.time("nbf").ok().flatten(), seconds, "{what}");
+        }
     }
 }

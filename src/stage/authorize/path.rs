@@ -39,16 +39,14 @@ fn shape(path: &str) -> Result<(), Refusal> {
         if !segment.contains(['%', '.']) {
             continue;
         }
-        let Some(once) = decode(segment.as_bytes()) else {
+        let (once, clean) = decode(segment.as_bytes());
+        if !clean {
             return refuse("The path holds a % that is no percent-encoding.");
-        };
-        // Twice: a vendor behind a gateway of its own may decode again. A stray % is no error then.
-        let twice = decode(&once).unwrap_or_else(|| once.clone());
+        }
+        // Twice: a vendor behind a gateway of its own may decode again. A stray % is no error then, and stays.
+        let (twice, _) = decode(&once);
         for decoded in [once.as_slice(), twice.as_slice()] {
-            // `..;x` is a dot segment to servers that cut path parameters off.
-            let name = decoded.split(|b| *b == b';').next().unwrap_or_default();
-            let dots = decoded.split(|b| *b == b'/').any(|part| part == b"." || part == b"..");
-            if dots || name == b"." || name == b".." {
+            if decoded.split(|b| *b == b'/').any(is_dots) {
                 return refuse("The path holds a dot segment, as such or encoded.");
             }
             if decoded.iter().any(|b| *b == b'\\' || b.is_ascii_control()) {
@@ -59,24 +57,37 @@ fn shape(path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// `..;x` is a dot segment to servers that cut path parameters off, `..?x` to those that read a decoded path as
+/// a target once more.
+fn is_dots(part: &[u8]) -> bool {
+    let name = part.split(|b| matches!(b, b';' | b'?' | b'#')).next().unwrap_or_default();
+    name == b"." || name == b".."
+}
+
 fn visible(text: &str) -> bool {
     text.bytes().all(|b| (0x21..0x7f).contains(&b))
 }
 
-/// Percent-decoding (RFC 3986 section 2.1); `None` if a % is not followed by two hexadecimal digits.
-fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes.iter();
-    while let Some(&byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(*rest.next()?).to_digit(16)?;
-            let low = char::from(*rest.next()?).to_digit(16)?;
-            decoded.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            decoded.push(byte);
+/// Percent-decoding (RFC 3986 section 2.1), and whether each % was followed by two hexadecimal digits; one that
+/// is not stands for itself.
+fn decode(bytes: &[u8]) -> (Vec<u8>, bool) {
+    let (mut decoded, mut clean, mut rest) = (Vec::with_capacity(bytes.len()), true, bytes);
+    while let [byte, behind @ ..] = rest {
+        let digit = |at: usize| behind.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let escaped = digit(0).zip(digit(1)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        match escaped.filter(|_| *byte == b'%') {
+            Some(meant) => {
+                decoded.push(meant);
+                rest = behind.get(2..).unwrap_or_default();
+            }
+            None => {
+                clean &= *byte != b'%';
+                decoded.push(*byte);
+                rest = behind;
+            }
         }
     }
-    Some(decoded)
+    (decoded, clean)
 }
 
 #[cfg(test)]
@@ -95,6 +106,11 @@ mod tests {
             ("/a%2f..%2fb", "behind an encoded slash"),
             ("/a%252f..%252fb", "behind a slash encoded twice"),
             ("/..;x/a", "with a path parameter"),
+            ("/a%2f..;x/b", "with a path parameter, behind an encoded slash"),
+            ("/a/..%3fb", "before an encoded question mark"),
+            ("/a%252f..%253fb", "before one encoded twice"),
+            ("/a/..%23b", "before an encoded #"),
+            ("/a%252f..%252f%25zz", "encoded twice, beside a % that is nothing"),
             ("/a\\b", "a backslash"),
             ("/a%5cb", "an encoded backslash"),
             ("/a%00b", "an encoded NUL"),

@@ -242,7 +242,7 @@ fn resolved_path(parts: &Parts<'_>, target: &str) -> String {
 }
 
 /// What relay would refuse as a request's path is not offered as a link either.
-fn check_segments(path: &str) -> Result<(), Why> {
+pub(super) fn check_segments(path: &str) -> Result<(), Why> {
     for segment in path.split('/') {
         let once = decoded(segment.as_bytes());
         let twice = decoded(&once);

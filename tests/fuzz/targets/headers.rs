@@ -15,7 +15,7 @@ use url::Url;
 
 use super::place::{BASE, TOKEN, VENDOR, the_route};
 
-const CREDENTIAL: &str = "sk-live-0123456789-canary";
+const CREDENTIAL: &str = "sk-live-0123456789canary";
 const RELAY: &str = "http://relay.test:8480";
 const PREFIX: &str = "/vendor";
 

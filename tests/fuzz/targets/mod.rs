@@ -13,6 +13,8 @@
 
 /// relay.toml: every text is judged, none is a panic.
 pub mod config;
+/// One request at a time, strictly framed: gate, hyper and a second reader agree.
+pub mod gate;
 /// What goes on to the vendor and what comes back to the app, field by field.
 pub mod headers;
 /// A vendor's JSON means the same but for its URLs, in any pieces.
@@ -27,8 +29,9 @@ pub mod scrub;
 pub mod token;
 
 /// Each target's name and its function.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, fn(&[u8])); 7] = [
     ("config", config::run),
+    ("gate", gate::run),
     ("headers", headers::run),
     ("json", json::run),
     ("path", path::run),

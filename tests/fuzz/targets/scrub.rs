@@ -79,8 +79,12 @@ pub fn run(data: &[u8]) {
             .map(|(name, _)| *name)
     };
     let before = holds(&body, &secret);
-    assert_eq!(holds(&parts.bytes, &secret), None, "a form survives");
-    assert_eq!(holds(&whole.bytes, &secret), None, "a form survives in one piece");
+    // What was overwritten is not read: the marker has letters too, which may stand where a form's would.
+    let left = |out: &[u8]| -> Vec<u8> {
+        out.iter().zip(&body).map(|(out, came)| if out == came { *out } else { 0xff }).collect()
+    };
+    assert_eq!(holds(&left(&parts.bytes), &secret), None, "a form survives");
+    assert_eq!(holds(&left(&whole.bytes), &secret), None, "a form survives in one piece");
     assert!(before.is_none() || parts.reflected, "what is found is told ({before:?})");
     assert!(parts.reflected || parts.bytes == body, "what holds no form passes unchanged");
     if !may_be_drawn_out {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::super::reference::{Address, Verdict, judge};
+use super::super::reference::{Address, Verdict, check_segments, judge};
 use crate::stage::route::Route;
 
 /// What the strings of one answer are judged against, and what they are rewritten to.
@@ -32,11 +32,7 @@ impl Inside {
         let (literal, behind) = text.split_at_checked(end)?;
         let kept = self.behind_base(literal)?;
         let rest = text.get(kept..)?;
-        let bounded = rest.is_empty() || rest.starts_with(['/', '?', '#']);
-        if !(bounded || is_expression(rest)) {
-            return None;
-        }
-        if !is_harmless(behind, !literal.contains(['?', '#'])) {
+        if !is_harmless(rest) || behind.chars().any(|c| c.is_control() || c == '\\') {
             return None;
         }
         let Verdict::Rewritten(whole) = judge(literal, &self.address()) else { return None };
@@ -82,19 +78,30 @@ const fn is_literal(byte: u8) -> bool {
         && !matches!(byte, b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'|')
 }
 
-/// Whether a template goes on with a path, a query or a fragment (RFC 6570 section 3.2), and so not with more
-/// of what stands before.
-fn is_expression(rest: &str) -> bool {
-    ["{/", "{?", "{#"].iter().any(|begin| rest.starts_with(begin)) && rest.contains('}')
+/// Whether what stands behind the base path can lead nowhere else, whatever a client puts into a template (RFC
+/// 6570 section 3.2), be it nothing: it begins with a path, a query or a fragment, and climbs nowhere.
+fn is_harmless(rest: &str) -> bool {
+    let mut behind = rest;
+    while let Some(expression) = behind.strip_prefix('{').filter(|text| text.starts_with(['/', '?', '#'])) {
+        let Some((_, next)) = expression.split_once('}') else { return false };
+        behind = next;
+    }
+    let bare = without_expressions(rest);
+    let path = bare.split(['?', '#']).next().unwrap_or_default();
+    let bounded = behind.is_empty() || behind.starts_with(['/', '?', '#']);
+    bounded && !path.starts_with("//") && check_segments(path).is_ok()
 }
 
-/// Whether what stands behind the literal beginning can lead nowhere else: expressions of a template, letters
-/// that a client escapes, what was overwritten in a query.
-fn is_harmless(behind: &str, in_path: bool) -> bool {
-    let folded = behind.to_ascii_lowercase();
-    let odd = ["/.", "%2e", "%2f", "%5c", "%25"];
-    let climbs = in_path && odd.iter().any(|odd| folded.contains(odd));
-    !climbs && !behind.chars().any(|c| c.is_control() || c == '\\')
+/// A template with nothing put in.
+fn without_expressions(template: &str) -> String {
+    let (mut bare, mut rest) = (String::with_capacity(template.len()), template);
+    while let Some((before, (_, behind))) =
+        rest.split_once('{').and_then(|(before, behind)| Some((before, behind.split_once('}')?)))
+    {
+        bare.push_str(before);
+        rest = behind;
+    }
+    bare + rest
 }
 
 /// What a string stands for (RFC 8259 section 7), and where in `raw` each byte of it comes from. `None` for a
