@@ -18,7 +18,7 @@ use relay::listen::DoorLimits;
 use relay::listen::gate::{Gate, Latch};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
-use crate::corpus::{Caller, Outcome, rows};
+use crate::corpus::{Caller, Outcome, Row, rows};
 
 /// A request as somebody framed it: line, fields, body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +82,22 @@ struct Through {
 
 /// Sends `bytes` in pieces of `size` and lets hyper answer until the connection ends.
 async fn through(bytes: Vec<u8>, size: usize) -> Through {
+    read_by_hyper(bytes, size, true).await
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+async fn read_by_hyper(bytes: Vec<u8>, size: usize, gated: bool) -> Through {
     let (app, mut door) =
         (tokio::io::duplex(64 * 1024), Through { passed: vec![], framed: vec![], refused: vec![] });
     let (app, inner) = app;
     let latch = Latch::alone();
     let passed: Rc<RefCell<Vec<u8>>> = Rc::default();
-    let gate = Seen { inner: Gate::new(inner, latch.clone(), &limits()), bytes: passed.clone() };
+    let inner: Box<dyn Stream> =
+        if gated { Box::new(Gate::new(inner, latch.clone(), &limits())) } else { Box::new(inner) };
+    let gate = Seen { inner, bytes: passed.clone() };
     let framed: Rc<RefCell<Vec<Framed>>> = Rc::default();
     let refused: Rc<RefCell<Vec<&'static str>>> = Rc::default();
     let (kept, codes, latched) = (framed.clone(), refused.clone(), latch.clone());
@@ -214,7 +224,7 @@ fn unchunked(bytes: &[u8], body: &mut Vec<u8>) -> Option<usize> {
         if size == 0 {
             break;
         }
-        body.extend_from_slice(bytes.get(at..at + size)?);
+        body.extend_from_slice(bytes.get(at..at.checked_add(size)?)?);
         at += size + 2;
     }
     loop {
@@ -291,4 +301,60 @@ fn after_an_upgrade_everything_passes_as_it_comes() {
         let length = gate.read(&mut got).await.unwrap();
         assert_eq!(&got[..length], b"\r\n\x00 any byte");
     });
+}
+
+/// Bytes that mean something to one reader or another.
+const ODD: &[u8] = b"\r\n\t :;,#\0\x0b\x7f\x80\xff05axXGHT/?\"%-+";
+
+#[test]
+fn what_the_gate_passes_of_mutations_hyper_frames_identically() {
+    let short: Vec<Row> = rows(&caller()).into_iter().filter(|row| row.bytes.len() < 2048).collect();
+    let passes = |row: &&Row| row.expected.iter().all(|outcome| matches!(outcome, Outcome::Passed(..)));
+    // As often one that passes, so that many mutations do.
+    let good: Vec<&Row> = short.iter().filter(passes).collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |most: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % most as u64) as usize
+    };
+    let mut passed = 0;
+    for _ in 0..4000 {
+        let row = if below(2) == 0 { good[below(good.len())] } else { &short[below(short.len())] };
+        let mut bytes = row.bytes.clone();
+        for _ in 0..=below(3) {
+            let (at, odd) = (below(bytes.len()), ODD[below(ODD.len())]);
+            let other = &short[below(short.len())].bytes;
+            let from = below(other.len());
+            match below(5) {
+                0 => bytes.insert(at, odd),
+                1 => bytes[at] = odd,
+                2 => bytes.truncate(at.max(20)),
+                3 => drop(bytes.splice(at..at, other[from..(from + 30).min(other.len())].iter().copied())),
+                _ => bytes[at] ^= 1 << below(8),
+            }
+        }
+        let size = [bytes.len(), 7][below(2)];
+        let shown = bytes.escape_ascii().to_string();
+        let way = alone(through(bytes, size));
+        assert_eq!(way.framed, framed_apart(&way.passed), "in pieces of {size}: {shown}");
+        passed += way.framed.len();
+    }
+    assert!(passed > 500, "{passed}");
+}
+
+#[test]
+fn without_the_gate_hyper_reads_mistakes_away() {
+    let mut read_away = Vec::new();
+    for row in rows(&caller()) {
+        if row.expected == [Outcome::Refused("request_malformed")] {
+            let way = alone(read_by_hyper(row.bytes.clone(), row.bytes.len(), false));
+            if !way.framed.is_empty() {
+                read_away.push(row.mistake);
+            }
+        }
+    }
+    // Else the corpus would show nothing that hyper does not do by itself.
+    assert!(read_away.len() > 50, "{read_away:#?}");
 }
