@@ -63,7 +63,7 @@ pub struct Forms {
     content: Content,
     /// Whether a space is in it, which forms write as `+`.
     spaced: bool,
-    wide: bool,
+    run: Run,
     exact: OnceCell<Exact>,
 }
 
@@ -88,7 +88,7 @@ impl Forms {
             runs: Runs::of(Run::Token, Content::any()),
             content: Content::any(),
             spaced: false,
-            wide: false,
+            run: Run::Token,
             exact: OnceCell::new(),
         };
         for value in secrets.into_iter().filter(|value| value.len() >= SHORTEST_VALUE) {
@@ -104,16 +104,15 @@ impl Forms {
                 forms.add(value);
             }
         }
-        forms.measure(Content::any());
+        forms.measure();
         forms
     }
 
     /// The same, for a text of which the content type is known.
     #[must_use]
     pub fn carried_by(mut self, content: Content) -> Self {
-        if content != self.content {
-            self.measure(content);
-        }
+        self.content = content;
+        self.runs = self.runs_in(content);
         self
     }
 
@@ -217,13 +216,13 @@ impl Forms {
     /// The escapes that `text` may have.
     fn escapes<'t>(&self, text: &'t [u8]) -> impl Iterator<Item = Escape> + use<'t> {
         let common = memchr::memchr3(b'%', b'\\', b'&', text).is_some();
-        let Content { html, quoted, .. } = self.content;
+        let Content { html, quoted, wide } = self.content;
         [
             (Escape::Percent, common),
             (Escape::Json, common),
             (Escape::Html, common && html),
             (Escape::Quoted, quoted),
-            (Escape::Wide, self.wide),
+            (Escape::Wide, wide),
             (Escape::Plus, self.spaced),
         ]
         .into_iter()
@@ -249,19 +248,22 @@ impl Forms {
         self.values.push(Value { place, shape: OnceCell::new() });
     }
 
-    /// What depends on the values' lengths and alphabet, and on the content.
-    fn measure(&mut self, content: Content) {
+    /// What depends on the values' lengths and alphabet.
+    fn measure(&mut self) {
         let lengths = || self.values.iter().map(|value| value.place.len());
         // In UTF-16 a character of three bytes has two.
         let shortest = lengths().min().unwrap_or(0);
         self.shortest = if self.bytes.is_ascii() { shortest } else { shortest / 2 };
         self.spelled = lengths().max().unwrap_or(0) * LONGEST_SPELLING;
-        self.content = content;
         self.spaced = memchr::memchr(b' ', &self.bytes).is_some();
-        self.wide = content.wide;
+        self.run = Run::of(&self.bytes);
+        self.runs = self.runs_in(self.content);
+    }
+
+    fn runs_in(&self, content: Content) -> Runs {
         // Beyond ASCII, half of a wide character may be any byte.
-        let run = if content.wide && !self.bytes.is_ascii() { Run::Any } else { Run::of(&self.bytes) };
-        self.runs = Runs::of(run, content);
+        let run = if content.wide && !self.bytes.is_ascii() { Run::Any } else { self.run };
+        Runs::of(run, content)
     }
 
     fn bytes_of(&self, value: &Value) -> &[u8] {
