@@ -7,6 +7,7 @@
 //! vendor, and the threads of the audit. The line to the vendor is a loopback socket in plaintext, of which
 //! only the system calls' entry counts. What must never enter: a shortcut that `relay run` does not take.
 #![allow(
+    clippy::indexing_slicing,
     missing_docs,
     unreachable_pub,
     clippy::disallowed_methods,

@@ -636,14 +636,6 @@ impl Corpus<'_> {
             one("a length of nothing", format!("{}content-length: 0\r\n\r\n", get("/x")), get_x),
             one("the absolute form", format!("GET http://relay.test{path}/x HTTP/1.1\r\n{host}\r\n"), get_x),
             one("te: trailers", format!("{}te: trailers\r\nconnection: te\r\n\r\n", get("/x")), get_x),
-            one(
-                "an offer of h2c",
-                format!(
-                    "{}connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n",
-                    get("/x")
-                ),
-                get_x,
-            ),
             one("another method", format!("PROPFIND {path}/x HTTP/1.1\r\n{host}\r\n"), ("PROPFIND /x", b"")),
             one("HEAD", format!("HEAD {path}/x HTTP/1.1\r\n{host}\r\n"), ("HEAD /x", b"")),
             one(

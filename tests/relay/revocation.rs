@@ -311,7 +311,8 @@ fn requests_that_race_a_revocation_end_one_way_or_the_other() {
                 assert!(!seen.contains("0\r\n\r\n"), "{seen:?}");
                 assert!(started.elapsed() < SECOND * 2, "a stream outlived its secret");
             } else {
-                assert_eq!(status, 410);
+                // 0: the connection was cut before the head went out.
+                assert!(matches!(status, 0 | 410), "{status}");
             }
         }
     }

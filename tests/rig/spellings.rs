@@ -19,6 +19,7 @@ fn each(secret: &str, spell: impl Fn(u8) -> String) -> String {
 }
 
 /// Every spelling of an ASCII `secret`.
+#[allow(clippy::too_many_lines)]
 pub fn spellings(secret: &str) -> Vec<Spelling> {
     let json = "application/json";
     let mut all = Vec::new();
