@@ -9,6 +9,7 @@
     clippy::cast_possible_truncation,
     clippy::disallowed_methods,
     clippy::too_many_lines,
+    clippy::type_complexity,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
