@@ -1,7 +1,7 @@
 //! The forms in which a credential is looked for, and how much of an answer must be held back for them.
 //!
 //! Each secret field and each rendered value counts as it stands, as base64 and as hexadecimal digits
-//! ([`Exact`]), and each of these also escaped in one way or in two, wholly or in part ([`Escape`]), as far
+//! (`exact`), and each of these also escaped in one way or in two, wholly or in part (`escape`), as far
 //! as the content type can carry it ([`Content`]). A value under 8 bytes has no forms: it would be found
 //! everywhere (it was stored with `scrub = "off_danger"`).
 //!

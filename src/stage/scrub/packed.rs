@@ -1,7 +1,7 @@
 //! A compressed body on its way to the app: a decoded copy is scanned, the vendor's own bytes pass.
 //!
 //! So `ETag`, checksums and `Content-Length` stay true. A byte goes out once everything that can be decoded
-//! from it has been scanned and does not wait as the possible beginning of a form ([`Decoder`] says which
+//! from it has been scanned and does not wait as the possible beginning of a form (`Decoder` says which
 //! bytes are that far). Compressed bytes cannot be overwritten, so a hit cuts the answer visibly, whatever
 //! `on_reflect` says; so do data that are broken, cut off, or followed by others, and data beyond the
 //! limits here. The compressed bytes are searched as they stand as well, because names in a gzip header and

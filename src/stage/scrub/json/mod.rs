@@ -2,7 +2,7 @@
 //!
 //! PyGithub, python-gitlab and Octokit go to the URL that the answer names for page 2, with the caller's token
 //! in hand. So each string value that is wholly a URL of the integration is written anew as this request's own
-//! address form, as it streams: [`scan`] finds the strings, [`reference`] judges one. At most one string of
+//! address form, as it streams: `scan` finds the strings, `reference` judges one. At most one string of
 //! [`LONGEST`] bytes is held, and only while it may still be a URL; that depends on the vendor's text and
 //! on nothing of the credential, which is gone from it already. What must never enter: a value that is dropped
 //! or invented. A URL that relay would not follow (outside of the base path, with dot segments, of another
