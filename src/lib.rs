@@ -15,8 +15,8 @@
 //! | [`envelope`] | how a secret is sealed and bound to customer, integration and origin |
 //! | [`seal`] | the write path: plaintext in, sealed row out |
 //! | [`kms`], [`store`], [`audit`], [`jwks`] | one small trait each, one file per provider |
-//! | [`net`] | the way out: resolve, vet, dial, verified TLS, the pool |
-//! | [`listen`] | the doors: accept, workers, HTTP/1.1 connections, limits, drain |
+//! | [`net`] | the way out: resolve, vet, dial, verified TLS, the pool, strictly framed answers |
+//! | [`listen`] | the doors: accept, TLS, workers, the gate, HTTP/1.1 and HTTP/2 connections, limits, drain |
 //! | [`admin`], [`cli`] | the operators' API and the command line |
 //! | [`config`] | relay.toml: what was written becomes what is usable, or every error at once |
 //! | [`app`] | the switchboard: a [`config::Config`] becomes a running relay |

@@ -65,11 +65,18 @@ pub(super) struct Arrival {
 pub(super) async fn serve(station: Rc<Station>, arrival: Arrival, pace: Rc<Pace>) {
     let Arrival { raw, tls, entrance } = arrival;
     // Boxed: most connections have begun long ago.
-    let begun = Box::pin(timeout(station.limits.head_timeout, begin(raw, tls))).await;
-    let (stream, http2) = match begun {
-        Ok(Ok(begun)) => begun,
-        Ok(Err(error)) => return tracing::debug!(%error, "a connection did not begin"),
-        Err(_) => return tracing::debug!("a connection was too slow to begin"),
+    let mut begun = Box::pin(timeout(station.limits.head_timeout, begin(raw, tls)));
+    let begun = poll_fn(|cx| match begun.as_mut().poll(cx) {
+        Poll::Ready(begun) => Poll::Ready(Some(begun)),
+        // One that has said nothing yet has nothing to lose when relay shuts down.
+        Poll::Pending if pace.order(cx) > Order::Serve => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    let (stream, http2) = match begun.await {
+        Some(Ok(Ok(begun))) => begun,
+        Some(Ok(Err(error))) => return tracing::debug!(%error, "a connection did not begin"),
+        Some(Err(_)) => return tracing::debug!("a connection was too slow to begin"),
+        None => return,
     };
     let visitor = Visitor { station, entrance, pace: pace.clone(), switched: Rc::default(), latch: None };
     if http2 {

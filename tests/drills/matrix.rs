@@ -1,5 +1,5 @@
 //! Every spelling of a credential, in every content coding, cut at every place by the vendor's writes: none
-//! reaches the app.
+//! reaches the app, over HTTP/1.1 and over HTTP/2.
 //!
 //! The vendor echoes what it was given; each answer is one spelling in one coding, written in two parts with
 //! the second behind a pause at a place of its own. The client unpacks with decoders of its own and hunts
@@ -12,11 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use relay::config::OnReflect;
 use relay::stage::scrub::body::Reflected;
 use relay::stage::scrub::forms::Forms;
 use relay::stage::scrub::passage::Passage;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 
 use crate::figure::{Figure, Plan};
 use crate::rig::canary::Canary;
@@ -37,15 +43,19 @@ const BEHIND: &[u8] = b"\",\"n\":[1,2,3]}";
 #[derive(Clone, Copy)]
 enum Speech {
     Http1,
+    Http2,
 }
 
-const SPEECHES: [Speech; 1] = [Speech::Http1];
+const SPEECHES: [Speech; 2] = [Speech::Http1, Speech::Http2];
 
 pub fn run(plan: &Plan) -> Figure {
     let leaky = plan.leaky.as_ref().expect("--leaky FILE: the relay that must leak in every answer");
     let n = plan.size(400, 24_000);
     plan.say("the control");
-    let control = played(leaky, Speech::Http1, CONTROL);
+    let mut control = Seen::default();
+    for speech in SPEECHES {
+        control.add(played(leaky, speech, CONTROL / 2));
+    }
     let mut seen = Seen::default();
     for speech in SPEECHES {
         plan.say("the real one");
@@ -144,14 +154,14 @@ fn played(binary: &Path, speech: Speech, n: u64) -> Seen {
                     (&stage, &secret, &token, &all, &next, &canary);
                 scope.spawn(move || {
                     let mut seen = Seen::default();
-                    let mut app = App { speech, client: stage.client() };
+                    let mut app = App::new(stage, speech);
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= n {
                             return seen;
                         }
                         let path = format!("/vendor/{secret}/{number}");
-                        let answer = app.request(&path, token, || stage.client());
+                        let answer = app.request(&path, token);
                         seen.add(judged(&answer, number, all, canary.text()));
                     }
                 })
@@ -164,24 +174,69 @@ fn played(binary: &Path, speech: Speech, n: u64) -> Seen {
 }
 
 /// An app on a connection of its own, which is made anew when relay has cut it.
-struct App {
-    speech: Speech,
-    client: Client,
+struct App<'s> {
+    stage: &'s Stage,
+    link: Link,
 }
 
-impl App {
-    fn request(&mut self, path: &str, token: &str, again: impl Fn() -> Client) -> Answer {
+enum Link {
+    Http1(Client),
+    Http2(Runtime, SendRequest<Empty<Bytes>>),
+}
+
+impl<'s> App<'s> {
+    fn new(stage: &'s Stage, speech: Speech) -> Self {
+        let link = match speech {
+            Speech::Http1 => Link::Http1(stage.client()),
+            Speech::Http2 => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let sender = runtime.block_on(async {
+                    let stream = TokioIo::new(TcpStream::connect(stage.app).await.unwrap());
+                    let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+                    tokio::spawn(connection);
+                    sender
+                });
+                Link::Http2(runtime, sender)
+            }
+        };
+        Self { stage, link }
+    }
+
+    fn request(&mut self, path: &str, token: &str) -> Answer {
         let headers = [("authorization", token), ("accept-encoding", "gzip, deflate, br, zstd")];
-        match self.speech {
-            Speech::Http1 => {
-                let answer = self.client.request("GET", path, &headers, b"");
+        match &mut self.link {
+            Link::Http1(client) => {
+                let answer = client.request("GET", path, &headers, b"");
                 if answer.cut || answer.status == 0 {
-                    self.client = again();
+                    self.link = Link::Http1(self.stage.client());
                 }
                 answer
             }
+            // A cut is a stream's, not the connection's.
+            Link::Http2(runtime, sender) => runtime.block_on(over_http2(sender, path, &headers)),
         }
     }
+}
+
+async fn over_http2(sender: &mut SendRequest<Empty<Bytes>>, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::get(format!("http://relay.test{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut answer = Answer { status: 0, headers: Vec::new(), body: Vec::new(), cut: false };
+    let Ok(response) = sender.send_request(request.body(Empty::new()).unwrap()).await else {
+        answer.cut = true;
+        return answer;
+    };
+    answer.status = response.status().as_u16();
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => answer.body.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Err(_) => answer.cut = true,
+        }
+    }
+    answer
 }
 
 fn judged(answer: &Answer, number: u64, all: &[Spelling], credential: &str) -> Seen {
