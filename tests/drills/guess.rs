@@ -48,7 +48,7 @@ pub fn run(plan: &Plan) -> Figure {
     let questions: Vec<Question> = forms.iter().flat_map(|form| questions(plan, form)).collect();
 
     // Were nothing let go before the end, counts would be equal for another reason.
-    let (short, long) = (app.echoed(b"w", LONG_PAUSE).0, app.echoed(&[b'w'; 400], LONG_PAUSE).0);
+    let (short, long) = (app.echoed(b"w", LONG_PAUSE).0, app.echoed(&[b'w'; 2000], LONG_PAUSE).0);
     assert!(short > 0 && long >= short + 250, "the echo does not come back while the request lasts");
     plan.say("asking relay");
     let suspected = told_apart(&questions, AT_ONCE, &|text| app.echoed(text, PAUSE));
@@ -97,7 +97,7 @@ fn questions(plan: &Plan, form: &[u8]) -> Vec<Question> {
         } else {
             guesses.extend(ALPHABET.iter().filter(|byte| **byte != right));
         }
-        for before in [String::new(), "~".repeat(3) + &"w".repeat(150)] {
+        for before in [String::new(), "~".repeat(3) + &"w".repeat(1500)] {
             all.push(Question {
                 known: [before.as_bytes(), &form[..length]].concat(),
                 guesses: guesses.clone(),
