@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -78,7 +78,14 @@ pub(super) async fn serve(station: Rc<Station>, arrival: Arrival, pace: Rc<Pace>
         Some(Err(_)) => return tracing::debug!("a connection was too slow to begin"),
         None => return,
     };
-    let visitor = Visitor { station, entrance, pace: pace.clone(), switched: Rc::default(), latch: None };
+    let visitor = Visitor {
+        station,
+        entrance,
+        pace: pace.clone(),
+        switched: Rc::default(),
+        latch: None,
+        old: Rc::default(),
+    };
     if http2 {
         serve_http2(visitor, stream, &pace).await;
     } else {
@@ -108,7 +115,7 @@ async fn serve_http1(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
         builder.max_headers(limits.head_fields);
     }
     let buffer = limits.head_bytes + PAST_HEAD;
-    let switched = visitor.switched.clone();
+    let (switched, old) = (visitor.switched.clone(), visitor.old.clone());
     let visitor = Visitor { latch: Some(latch), ..visitor };
     let mut connection = builder
         .max_buf_size(buffer)
@@ -116,9 +123,11 @@ async fn serve_http1(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
         .half_close(false)
         .serve_connection(io, service_fn(move |request| visitor.clone().answer(request)));
     let close = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
-    if drive(Pin::new(&mut connection), close, pace).await
-        && let Some(tunnel) = switched.take()
-    {
+    let in_order = drive(Pin::new(&mut connection), close, pace).await;
+    if !in_order && old.get() {
+        // HTTP/1.0 has no chunks: to an app that knows nothing else an early end would look like the end.
+        connection.into_parts().io.into_inner().into_inner().into_inner().reset();
+    } else if in_order && let Some(tunnel) = switched.take() {
         let parts = connection.into_parts();
         carry(tunnel, parts.io, &parts.read_buf, pace).await;
     }
@@ -211,11 +220,14 @@ struct Visitor {
     switched: Rc<Cell<Option<Tunnel>>>,
     /// What the gate is told by whoever answers; HTTP/2 has no gate.
     latch: Option<Rc<Latch>>,
+    /// Whether the last request was HTTP/1.0.
+    old: Rc<Cell<bool>>,
 }
 
 impl Visitor {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
         let under_way = self.pace.busy();
+        self.old.set(request.version() == Version::HTTP_10);
         let request = request.map(Outgoing::streaming);
         let station = &*self.station;
         let shown = station

@@ -1,4 +1,4 @@
-//! A bound on frames that cost an app nothing: HTTP/2's SETTINGS and PING.
+//! A bound on frames that cost an app nothing: HTTP/2's SETTINGS, PING, PRIORITY, WINDOW_UPDATE and unknown ones.
 //!
 //! The library beneath answers each and counts none (it bounds resets, CONTINUATION and empty DATA itself),
 //! so one connection could keep a worker busy with them. What must never enter: a meaning of any frame but
@@ -11,12 +11,19 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Frames of control taken within [`WINDOW`], beside one per write of relay's own.
+/// Frames of control taken within [`WINDOW`], beside a few per write of relay's own.
 const MOST: u32 = 1_000;
+const PER_WRITE: u32 = 8;
 const WINDOW: Duration = Duration::from_secs(10);
 const PREFACE: usize = 24;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+/// RFC 9113 section 6: the kinds that carry a request, or that the library beneath bounds itself.
+const OTHERS: [u8; 6] = [DATA, HEADERS, RST_STREAM, PUSH_PROMISE, GOAWAY, CONTINUATION];
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 
 /// A connection whose control frames are counted.
 pub(super) struct Counted<T> {
@@ -67,7 +74,7 @@ impl Frames {
             {
                 self.head.clear();
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                if matches!(kind, SETTINGS | PING) {
+                if !OTHERS.contains(&kind) {
                     self.control += 1;
                 }
             }
@@ -90,14 +97,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
         if self.frames.read(buf.filled().get(before..).unwrap_or(&[])) {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Err(io::Error::other("a flood of SETTINGS or PING frames")))
+        Poll::Ready(Err(io::Error::other("a flood of frames that carry nothing")))
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         // Whoever measures its way by pings sends them when something has come.
-        self.frames.allowed = self.frames.allowed.saturating_add(u32::from(bytes.len() > 64));
+        self.frames.allowed =
+            self.frames.allowed.saturating_add(if bytes.len() > 64 { PER_WRITE } else { 0 });
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
@@ -124,13 +132,13 @@ mod tests {
     fn pings_are_counted_whatever_the_cuts_and_data_is_not() {
         let mut stream = vec![b'P'; PREFACE];
         for _ in 0..MOST {
-            stream.extend(frame(PING, 8));
+            stream.extend(frame(6, 8));
             stream.extend(frame(0, 100));
         }
         for cut in [1, 7, 9, 4096] {
             let mut counted = Counted::new(());
             assert!(stream.chunks(cut).all(|piece| counted.frames.read(piece)), "{cut}");
-            assert!(!counted.frames.read(&frame(SETTINGS, 0)), "{cut}: one too many");
+            assert!(!counted.frames.read(&frame(4, 0)), "{cut}: one too many");
         }
     }
 }

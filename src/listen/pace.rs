@@ -197,6 +197,11 @@ impl<T> Paced<T> {
     pub(super) const fn new(inner: T, pace: Rc<Pace>) -> Self {
         Self { inner, pace }
     }
+
+    /// What was wrapped.
+    pub(super) fn into_inner(self) -> T {
+        self.inner
+    }
 }
 
 impl<T: Read + Unpin> Read for Paced<T> {

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -42,6 +44,17 @@ impl Stream {
         })
     }
 
+    /// Resets the connection, where that can be told from its end.
+    pub(super) fn reset(self) {
+        let socket = match &self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+            Self::Unix(_) => return,
+        };
+        // Were it refused, the connection would end as it does without.
+        let _ = set_socket_linger(socket, Some(Duration::ZERO));
+    }
+
     /// Whether the app speaks HTTP/2: by ALPN under TLS, else by how it begins, which is waited for and left
     /// where it is.
     pub(super) async fn speaks_http2(&self) -> io::Result<bool> {
@@ -66,7 +79,7 @@ impl Stream {
                 }
                 Ok(0) => return Ok(false),
                 // A part of it, which no event tells the end of; a head has its time all the same.
-                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

@@ -328,9 +328,11 @@ fn floods_of_frames_end_their_own_connection_and_no_others() {
     let id = rig.secret("acme");
     let reset = [&b"\0\0\x05\x01\x05\0\0\0\x01\x82\x86\x84\x41\0"[..], b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08"]
         .concat();
-    let rows: [(&str, &[u8]); 4] = [
+    let rows: [(&str, &[u8]); 6] = [
         ("SETTINGS", b"\0\0\0\x04\0\0\0\0\0"),
         ("PING", b"\0\0\x08\x06\0\0\0\0\0abcdefgh"),
+        ("WINDOW_UPDATE of nothing much", b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"),
+        ("frames of an unknown kind", b"\0\0\x01\xee\0\0\0\0\0x"),
         ("empty DATA on no stream", b"\0\0\0\0\0\0\0\0\x01"),
         ("a reset of one stream again and again", &reset),
     ];

@@ -267,3 +267,19 @@ fn the_credential_is_gone_from_a_url_before_it_is_rewritten() {
     assert!(next.starts_with("http://relay.test/vendor/"), "{next}");
     assert!(next.contains("redacted by relay") && next.ends_with("&page=2"), "{next}");
 }
+
+#[test]
+fn an_app_that_reaches_relay_by_an_ipv6_address_stays_behind_it_too() {
+    let settings = Settings { integration: SETTING.to_owned(), ..Settings::default() };
+    let rig = Rig::with(settings, |request, out| {
+        let port = request.header("host").unwrap().rsplit_once(':').unwrap().1.to_owned();
+        let body = format!("{{\"next\":\"https://localhost:{port}/base/page\"}}");
+        vendor::answer(out, 200, &[("content-type", "application/json")], body.as_bytes());
+    });
+    let (id, token) = (rig.secret("acme"), rig.token("acme"));
+    let mut client = rig.client();
+    client.send(&format!(
+        "GET /vendor/{id}/x HTTP/1.1\r\nhost: [::1]:8480\r\nauthorization: Bearer {token}\r\n\r\n"
+    ));
+    assert_eq!(client.answer("GET").text(), format!("{{\"next\":\"http://[::1]:8480/vendor/{id}/page\"}}"));
+}

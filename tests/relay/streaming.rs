@@ -439,3 +439,29 @@ fn an_answer_that_comes_before_the_upload_has_ended_reaches_the_app() {
     let requests = rig.vendor.requests();
     assert_ne!(requests[0].connection, requests[1].connection);
 }
+
+#[test]
+fn to_an_http10_app_an_answer_that_breaks_off_is_a_reset_and_no_end() {
+    let rig = Rig::before(
+        Settings::default(),
+        Vendor::by_hand(|request, out| {
+            let broken = request.target().ends_with("broken");
+            raw(out, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
+            if !broken {
+                raw(out, b"0\r\n\r\n");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            let _ = out.sock.shutdown(std::net::Shutdown::Both);
+        }),
+    );
+    let id = rig.secret("acme");
+    for (path, whole) in [("whole", true), ("broken", false)] {
+        let mut app = rig.client();
+        let token = rig.token("acme");
+        app.send(&format!(
+            "GET /vendor/{id}/{path} HTTP/1.0\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
+        ));
+        let ended = app.stream.read_to_end(&mut Vec::new());
+        assert_eq!(ended.is_ok(), whole, "{path}: {ended:?}");
+    }
+}

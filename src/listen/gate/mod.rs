@@ -85,6 +85,11 @@ impl<T> Gate<T> {
         Self { inner, limits, latch, buffer: BytesMut::new(), passable: 0, stage, linger: None }
     }
 
+    /// What stands behind it.
+    pub fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// Judges what has come as far as that goes.
     fn judge(&mut self) {
         // Where a head begins that hyper has not seen any of.

@@ -213,6 +213,13 @@ impl Trail {
         }
         self.ledger.metrics.in_flight().dec();
         let outcome = self.outcome.borrow();
+        tracing::debug!(
+            request_id = %self.request_id,
+            status = outcome.status,
+            code = outcome.code,
+            note = outcome.note,
+            "a request has ended"
+        );
         if let Some(route) = self.known.borrow().matched.as_ref().and_then(Matched::route) {
             let refused = outcome.code.is_some();
             route.metrics.answered(outcome.status, refused, outcome.reflected, self.began.elapsed());

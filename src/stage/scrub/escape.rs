@@ -10,8 +10,8 @@ use std::ops::Range;
 use memchr::memchr;
 use zeroize::Zeroizing;
 
-/// How many digits a numeric entity may have: `&#0000047;`.
-const DIGITS: usize = 7;
+/// How many digits a numeric entity may have: `&#x0000002F;`.
+const DIGITS: usize = 8;
 
 /// One way to escape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn each_escape_is_read_and_what_is_none_stands_for_itself() {
-        let rows: [(Escape, &str, Option<&str>, &str); 20] = [
+        let rows: [(Escape, &str, Option<&str>, &str); 21] = [
             (Percent, "a%2Fb%2fc", Some("a/b/c"), "either case"),
             (Percent, "100% of %zz %4", None, "no escape"),
             (Percent, "%252F", Some("%2F"), "once only"),
@@ -250,7 +250,8 @@ mod tests {
             (Json, r"\x41", Some("A"), "JavaScript's"),
             (Html, "&#47;&#x2f;&#X2F;&#0000047;", Some("////"), "numbers"),
             (Html, "&#47&#x2fg", Some("//g"), "without a semicolon"),
-            (Html, "&#00000047;", Some("\u{4}7;"), "more zeros than a few"),
+            (Html, "&#x0000002F;&#00000047;", Some("//"), "as many zeros as `%08x` writes"),
+            (Html, "&#000000047;", Some("\u{4}7;"), "more zeros than a few"),
             (Html, "&amp;&lt;&gt;&quot;&apos;&sol;", Some("&<>\"'/"), "names"),
             (Html, "a&b;&;&#;&#x;&ampersand;", None, "no entity"),
             (Html, "&#xffffff;", None, "no character"),

@@ -42,7 +42,8 @@ impl Inside {
         if whole != format!("{front}{tail}") && whole != format!("{front}/{tail}") {
             return None;
         }
-        if !front.bytes().all(is_literal) {
+        // relay's own address may be an IPv6 one.
+        if !front.bytes().all(|byte| is_literal(byte) || matches!(byte, b'[' | b']')) {
             return None;
         }
         let slashes_escaped = memchr::memmem::find(raw, b"\\/").is_some();
