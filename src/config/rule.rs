@@ -80,6 +80,9 @@ impl Rule {
         if decodings == 0 || !path.contains('%') {
             return false;
         }
+        if self.covers_apart(path, decodings) {
+            return true;
+        }
         let cut = path.contains(';').then(|| tidy(path).collect::<Vec<_>>().join("/"));
         self.covers_read(&decoded(path), decodings - 1)
             || cut.is_some_and(|cut| self.covers_read(&decoded(&cut), decodings - 1))
@@ -98,7 +101,19 @@ impl Rule {
     }
 
     fn covers_tidied(&self, path: &str) -> bool {
-        let mut given = tidy(path);
+        self.covers_each(tidy(path))
+    }
+
+    /// As a server reads it that decodes each segment by itself: `%2F` in one parts nothing.
+    fn covers_apart(&self, path: &str, decodings: usize) -> bool {
+        let mut segments: Vec<String> = tidy(path).map(str::to_owned).collect();
+        (0..decodings).any(|_| {
+            segments.iter_mut().for_each(|segment| *segment = decoded(segment));
+            self.covers_each(segments.iter().map(String::as_str))
+        })
+    }
+
+    fn covers_each<'a>(&self, mut given: impl Iterator<Item = &'a str>) -> bool {
         let begins =
             self.tidied.iter().all(|wanted| given.next().is_some_and(|segment| glob(wanted, segment)));
         begins && (self.rest || given.next().is_none())
