@@ -77,8 +77,9 @@ fn denied_stays_denied(rule: &Rule, rest: &str) {
         let escaped = format!("{}%{byte:02X}{}", &rest[..at], &rest[at + 1..]);
         assert!(rule.denies(&Method::GET, &escaped), "{rest} is denied, {escaped} is not");
     }
-    // An empty segment may be what `*` stood for; then one more of them is another path.
-    if rest.ends_with('/') || rest.contains("//") {
+    // An empty segment may be what `*` stood for, also one with parameters alone; then one more of them is
+    // another path.
+    if rest.split('/').skip(1).any(|segment| segment.is_empty() || segment.starts_with(';')) {
         return;
     }
     let doubled = rest.replacen('/', "//", 1);
