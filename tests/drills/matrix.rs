@@ -213,7 +213,13 @@ impl<'s> App<'s> {
                 answer
             }
             // A cut is a stream's, not the connection's.
-            Link::Http2(runtime, sender) => runtime.block_on(over_http2(sender, path, &headers)),
+            Link::Http2(runtime, sender) => {
+                let answer = runtime.block_on(over_http2(sender, path, &headers));
+                if sender.is_closed() {
+                    *self = Self::new(self.stage, Speech::Http2);
+                }
+                answer
+            }
         }
     }
 }
@@ -233,7 +239,11 @@ async fn over_http2(sender: &mut SendRequest<Empty<Bytes>>, path: &str, headers:
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) => answer.body.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-            Err(_) => answer.cut = true,
+            // Asked again, it would say the same for ever.
+            Err(_) => {
+                answer.cut = true;
+                break;
+            }
         }
     }
     answer
