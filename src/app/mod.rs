@@ -22,6 +22,7 @@ use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
 use crate::config::{Config, Limits, Listen};
 use crate::kms::Kms;
 use crate::kms::cached::DataKeys;
+use crate::kms::keyring::Keyring;
 use crate::listen::station::Station;
 use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
 use crate::metrics::Metrics;
@@ -39,7 +40,7 @@ use crate::store::Store;
 
 use corridor::{routes, surroundings, token_rules};
 use doors::Doors;
-use providers::{open_kms, open_log, open_sink, open_store};
+use providers::{open_keyring, open_log, open_sink, open_store};
 
 /// Tokens whose verdict a worker keeps.
 const VERDICTS: usize = 10_000;
@@ -111,8 +112,11 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
 
     let Options { observer, kms, store, sink } = options;
     let limits = config.server.limits.clone();
-    let kms = kms.map_or_else(|| open_kms(&config.keys), Ok)?;
-    let keys = Arc::new(DataKeys::new(kms, limits.data_keys, control.clone()));
+    let ring = match kms {
+        Some(kms) => Keyring::new(kms, [], config.keys.shown),
+        None => open_keyring(&config.keys).await?,
+    };
+    let keys = Arc::new(DataKeys::new(ring, limits.data_keys, control.clone()));
     let store = match store {
         Some(store) => store,
         None => open_store(&config.store, &control).await?,

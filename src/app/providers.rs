@@ -11,9 +11,10 @@ use tokio::runtime::Handle;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
-use crate::config::{Config, Keys, StoreChoice};
+use crate::config::{Config, Keys, KmsKey, StoreChoice};
 use crate::kms::Kms;
 use crate::kms::cached::DataKeys;
+use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
 use crate::store::Store;
 use crate::store::memory::Memory;
@@ -21,11 +22,31 @@ use crate::store::sled::Sled;
 
 const AUDIT_KEY: &str = "audit-key";
 
-pub(super) fn open_kms(keys: &Keys) -> Result<Arc<dyn Kms>, StartError> {
-    Ok(match keys {
-        Keys::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
-        Keys::Ephemeral => Arc::new(Local::ephemeral()),
+/// The KMS keys as configured: the one that wraps and those before it.
+pub(super) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
+    let current = open_kms(&keys.current).await?;
+    let mut previous = Vec::new();
+    for key in &keys.previous {
+        previous.push(open_kms(key).await?);
+    }
+    Ok(Keyring::new(current, previous, keys.shown))
+}
+
+async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
+    Ok(match key {
+        KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
+        KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
+        KmsKey::Aws { .. } => return Err(not_built_in("aws")),
+        KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
+        KmsKey::Azure { .. } => return Err(not_built_in("azure")),
+        KmsKey::Transit { .. } => return Err(not_built_in("transit")),
     })
+}
+
+fn not_built_in(provider: &str) -> StartError {
+    let why =
+        format!("this relay was built without {provider}: build it with --features {provider}, or full");
+    StartError { what: "[keys] provider", why }
 }
 
 pub(super) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {

@@ -92,7 +92,49 @@ pub(super) const SHAPES: &[Shape] = &[
             ("leeway", Scalar),
         ],
     },
-    Shape { path: "keys", shown: "[keys]", keys: &[("provider", Scalar), ("file", Scalar)] },
+    Shape {
+        path: "keys",
+        shown: "[keys]",
+        keys: &[
+            ("provider", Scalar),
+            ("file", Scalar),
+            ("key", Scalar),
+            ("region", Scalar),
+            ("endpoint", Scalar),
+            ("vault", Scalar),
+            ("address", Scalar),
+            ("mount", Scalar),
+            ("namespace", Scalar),
+            ("token", Secret),
+            ("role_id", Scalar),
+            ("secret_id", Secret),
+            ("auth_mount", Scalar),
+            ("ca_file", Scalar),
+            ("context", Scalar),
+            ("data_key_max_age", Scalar),
+            ("previous", Compound),
+        ],
+    },
+    Shape {
+        path: "keys.previous",
+        shown: "previous of [keys]",
+        keys: &[
+            ("provider", Scalar),
+            ("file", Scalar),
+            ("key", Scalar),
+            ("region", Scalar),
+            ("endpoint", Scalar),
+            ("vault", Scalar),
+            ("address", Scalar),
+            ("mount", Scalar),
+            ("namespace", Scalar),
+            ("token", Secret),
+            ("role_id", Scalar),
+            ("secret_id", Secret),
+            ("auth_mount", Scalar),
+            ("ca_file", Scalar),
+        ],
+    },
     Shape { path: "store", shown: "[store]", keys: &[("engine", Scalar), ("path", Scalar)] },
     Shape { path: "audit", shown: "[audit]", keys: &[("path", Scalar), ("durability", Scalar)] },
     Shape { path: "admin", shown: "[admin]", keys: &[("token", Secret)] },
@@ -198,6 +240,8 @@ pub(super) fn meant(path: &str, key: &str) -> (String, String) {
     let owners: Vec<&str> = SHAPES
         .iter()
         .filter(|shape| shape.path != path && shape.keys.iter().any(|(name, _)| *name == key))
+        // What a list of tables repeats from its parent is its parent's.
+        .filter(|shape| shape.path != "keys.previous")
         .map(|shape| shape.shown)
         .collect();
     if !owners.is_empty() {

@@ -9,6 +9,8 @@ mod document;
 mod environment;
 mod fetched;
 mod keys;
+mod kms;
+mod listen;
 mod report;
 pub mod rule;
 mod suggest;
@@ -16,7 +18,6 @@ pub mod template;
 mod usable;
 mod written;
 
-use std::fmt;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
 pub use keys::known as known_keys;
+pub use kms::{Keys, KmsKey, TransitLogin};
+pub use listen::{Listen, ServerTls};
 pub use report::{Finding, Report, Severity};
 
 use report::{Findings, Place};
@@ -172,61 +175,6 @@ pub struct Server {
     pub limits: Limits,
 }
 
-/// Where relay listens: `127.0.0.1:8480`, `tls:127.0.0.1:8443` or `unix:/run/relay/relay.sock`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// A TCP address.
-    Tcp {
-        /// The address.
-        address: SocketAddr,
-        /// Whether it speaks TLS.
-        tls: bool,
-    },
-    /// A Unix socket at this path.
-    Unix(PathBuf),
-}
-
-impl Listen {
-    /// TCP without TLS.
-    pub const fn plain(address: SocketAddr) -> Self {
-        Self::Tcp { address, tls: false }
-    }
-
-    /// The TCP address, if it is one.
-    pub const fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp { address, .. } => Some(*address),
-            Self::Unix(_) => None,
-        }
-    }
-
-    /// Whether it speaks TLS.
-    pub const fn is_tls(&self) -> bool {
-        matches!(self, Self::Tcp { tls: true, .. })
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { address, tls: false } => write!(f, "{address}"),
-            Self::Tcp { address, tls: true } => write!(f, "tls:{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// `[server.tls]`: read at start, and again when a file changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerTls {
-    /// The certificate and what it was issued by, PEM.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub key: PathBuf,
-    /// The authorities of which clients must present a certificate, PEM; `None` asks for none.
-    pub client_ca: Option<PathBuf>,
-}
-
 /// `[server.limits]`
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -291,17 +239,6 @@ pub enum Algorithm {
     EdDsa,
     /// HMAC-SHA-256; only alone.
     Hs256,
-}
-
-/// `[keys]`
-pub enum Keys {
-    /// A local key file, 0600.
-    Local {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A random key that is gone on exit (`relay dev`, tests).
-    Ephemeral,
 }
 
 /// `[store]`

@@ -117,18 +117,19 @@ impl<'a> Written<'a> {
         table
     }
 
-    /// A table inside a list, which has no name of its own.
+    /// A table inside a list, which has no name of its own; `fix` says how one is written.
     pub(super) fn member<'d>(
         &mut self,
         shown: String,
         pattern: &'static str,
         value: &'d Spanned<DeValue<'d>>,
+        fix: &str,
     ) -> Option<Table<'d>> {
         let place = Place::Bytes(value.span());
         let DeValue::Table(entries) = value.get_ref() else {
             mask_all(&mut self.findings, value);
             let message = format!("{shown} is a list of tables; this is {}", article(value.get_ref()));
-            self.findings.error(&place, message, "write { header = \"...\", value = \"...\" }");
+            self.findings.error(&place, message, fix);
             return None;
         };
         // `[]` is in no variable's name, so nothing overrides a member of a list.

@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{KeyContext, Kms, KmsError};
+use super::KmsError;
+use super::keyring::Keyring;
 use crate::model::{Customer, DataKeyId};
 use crate::secret::{DataKey, Secret};
 
@@ -31,11 +32,11 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub struct DataKeys(Arc<Shared>);
 
 impl DataKeys {
-    /// Holds up to `capacity` keys of `kms`. The KMS is called on `control`, which must have its timers on.
-    pub fn new(kms: Arc<dyn Kms>, capacity: u64, control: Handle) -> Self {
+    /// Holds up to `capacity` keys that `ring` unwraps. The KMS is called on `control`, which must have its timers on.
+    pub fn new(ring: Keyring, capacity: u64, control: Handle) -> Self {
         let warm = Cache::builder().max_capacity(capacity).time_to_live(HARD_AGE).build();
         let shared =
-            Arc::new(Shared { kms, warm, flights: Mutex::default(), tickets: AtomicU64::new(0), control });
+            Arc::new(Shared { ring, warm, flights: Mutex::default(), tickets: AtomicU64::new(0), control });
         shared.control.spawn(sweep(Arc::downgrade(&shared)));
         Self(shared)
     }
@@ -99,26 +100,17 @@ impl DataKeys {
             let (key, wrapped) = self.generate(customer, id).await?;
             return Ok((key, Some(wrapped)));
         };
-        let (kms, wrapped) = (Arc::clone(&self.0.kms), wrapped.to_vec());
-        let call = async move { unwrap(&*kms, &customer, id, &wrapped).await };
+        let (ring, wrapped) = (self.0.ring.clone(), wrapped.to_vec());
+        let call = async move { unwrap(&ring, &customer, id, &wrapped).await };
         let key = self.0.control.spawn(call).await.map_err(|_| going_down())??;
-        if key.len() != 32 {
-            return Err(wrong_length());
-        }
         Ok((key, None))
     }
 
     async fn generate(&self, customer: Customer, id: DataKeyId) -> Result<(Secret, Vec<u8>), KmsError> {
-        let kms = Arc::clone(&self.0.kms);
-        let call = async move {
-            let context = KeyContext { customer: &customer, id };
-            timeout(BUDGET, kms.generate(context)).await.map_err(|_| too_slow())?
-        };
-        let (key, wrapped) = self.0.control.spawn(call).await.map_err(|_| going_down())??;
-        if key.len() != 32 {
-            return Err(wrong_length());
-        }
-        Ok((key, wrapped))
+        let ring = self.0.ring.clone();
+        let call =
+            async move { timeout(BUDGET, ring.generate(&customer, id)).await.map_err(|_| too_slow())? };
+        self.0.control.spawn(call).await.map_err(|_| going_down())?
     }
 
     /// The call under way for this key, started if there is none.
@@ -145,7 +137,7 @@ type Landed = Option<Result<Arc<DataKey>, KmsError>>;
 type Place = (Customer, DataKeyId);
 
 struct Shared {
-    kms: Arc<dyn Kms>,
+    ring: Keyring,
     warm: Cache<DataKeyId, (Customer, Arc<DataKey>)>,
     flights: Mutex<HashMap<Place, Flight>>,
     tickets: AtomicU64,
@@ -174,7 +166,7 @@ struct Departure {
 impl Departure {
     async fn fly(self, wrapped: Vec<u8>, landing: watch::Sender<Landed>) {
         let (customer, id) = &self.place;
-        let brought = unwrap(&*self.shared.kms, customer, *id, &wrapped)
+        let brought = unwrap(&self.shared.ring, customer, *id, &wrapped)
             .await
             .and_then(|key| DataKey::new(*id, key).map(Arc::new).ok_or_else(wrong_length));
         if let Ok(key) = &brought {
@@ -202,13 +194,12 @@ impl Drop for Departure {
 }
 
 async fn unwrap(
-    kms: &dyn Kms,
+    ring: &Keyring,
     customer: &Customer,
     id: DataKeyId,
     wrapped: &[u8],
 ) -> Result<Secret, KmsError> {
-    let call = kms.unwrap(KeyContext { customer, id }, wrapped);
-    timeout(BUDGET, call).await.map_err(|_| too_slow())?
+    timeout(BUDGET, ring.unwrap(customer, id, wrapped)).await.map_err(|_| too_slow())?
 }
 
 async fn sweep(shared: Weak<Shared>) {

@@ -38,6 +38,7 @@ use relay::clock;
 use relay::config::{self, Config, Files, Integration};
 use relay::jwks::{Algorithm, KeySet};
 use relay::kms::cached::DataKeys;
+use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::metrics::Metrics;
 use relay::model::{Customer, FieldName, IntegrationName, SecretId};
@@ -240,7 +241,8 @@ async fn worker(
 ) -> (Worker, SecretId, Log) {
     let limits = &config.server.limits;
     let store: Arc<dyn Store> = Arc::new(Memory::new());
-    let keys = Arc::new(DataKeys::new(Arc::new(Local::ephemeral()), limits.data_keys, control.clone()));
+    let keys =
+        Arc::new(DataKeys::new(Keyring::of(Arc::new(Local::ephemeral())), limits.data_keys, control.clone()));
     let integration = &config.integrations[0];
     let targets = vec![SealTarget::from(integration)];
     let sealer = Sealer::open(store.clone(), keys.clone(), targets).await.unwrap();

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relay::cli::token::{Order, Signer, mint};
-use relay::config::{self, Config, Keys, StoreChoice};
+use relay::config::{self, Config, KmsKey, StoreChoice};
 use relay::kms::cached::DataKeys;
+use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::model::{Customer, FieldName, IntegrationName, SecretId};
 use relay::seal::{NewSecret, SealTarget, Sealer};
@@ -128,12 +129,12 @@ fn configuration(stage: &Stage) -> Config {
 }
 
 async fn sealer(config: &Config, handle: &Handle) -> Sealer {
-    let (StoreChoice::Sled { path }, Keys::Local { file }) = (&config.store, &config.keys) else {
+    let (StoreChoice::Sled { path }, KmsKey::Local { file }) = (&config.store, &config.keys.current) else {
         panic!("relay init chooses another store or another KMS by now");
     };
     let opened = |path: &Path| Sled::open(path, handle.clone()).unwrap_or_else(|error| panic!("{error}"));
     let kms = Arc::new(Local::load(file).unwrap());
-    let keys = Arc::new(DataKeys::new(kms, AT_ONCE as u64 * 2, handle.clone()));
+    let keys = Arc::new(DataKeys::new(Keyring::of(kms), AT_ONCE as u64 * 2, handle.clone()));
     let targets = config.integrations.iter().map(SealTarget::from).collect();
     Sealer::open(Arc::new(opened(path)), keys, targets).await.unwrap()
 }

@@ -50,9 +50,9 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
         "model" => Some(vec!["clock"]),
         // The words may name each other.
         "secret" => Some(vec!["model", "clock"]),
-        // `net` is open to the other tools; a configuration names the audit's durability; a reply is
-        // a refusal's.
-        "config" => with(&["net", "audit"]),
+        // `net` is open to the other tools; a configuration names the audit's durability and what a KMS
+        // is told; a reply is a refusal's.
+        "config" => with(&["net", "audit", "kms"]),
         "reply" => with(&["net", "refusal"]),
         "envelope" | "kms" | "store" | "jwks" | "audit" | "metrics" | "refusal" => with(&["net"]),
         "net" => with(&[]),

@@ -561,6 +561,18 @@ impl Kms for Moody {
         "moody"
     }
 
+    fn key(&self) -> String {
+        "moody".to_owned()
+    }
+
+    fn wrap<'a>(&'a self, context: KeyContext<'a>, key: &'a Secret) -> Call<'a, Vec<u8>> {
+        self.inner.wrap(context, key)
+    }
+
+    fn new_version(&self) -> Call<'_, ()> {
+        self.inner.new_version()
+    }
+
     fn generate<'a>(&'a self, context: KeyContext<'a>) -> Call<'a, (Secret, Vec<u8>)> {
         match self.mood.lock().unwrap().clone() {
             Some(error) => Box::pin(async move { Err(error) }),

@@ -16,8 +16,8 @@ use crate::cli::exit::Failure;
 use crate::cli::token::LocalIssuer;
 use crate::config::template::Template;
 use crate::config::{
-    Admin, Algorithm, Audit, CallerKeys, Callers, Config, FieldSetting, Integration, Keys, Limits, Listen,
-    OnReflect, Placement, Server, StoreChoice, Timeouts,
+    Admin, Algorithm, Audit, CallerKeys, Callers, Config, FieldSetting, Integration, Keys, KmsKey, Limits,
+    Listen, OnReflect, Placement, Server, StoreChoice, Timeouts,
 };
 use crate::model::{FieldName, FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
@@ -75,7 +75,7 @@ pub(super) fn make(
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             leeway: Duration::from_secs(30),
         },
-        keys: Keys::Ephemeral,
+        keys: Keys::of(KmsKey::Ephemeral),
         store: StoreChoice::Memory,
         audit: Audit { path: None, durability: Durability::Written },
         admin: Admin { token: Secret::new(admin_token.clone().into_bytes()) },

@@ -7,6 +7,7 @@ mod callers;
 mod doors;
 mod fields;
 mod integration;
+mod kms;
 mod placement;
 mod server;
 mod upstream;
@@ -19,7 +20,7 @@ use doors::Doors;
 
 use super::report::Place;
 use super::written::{Given, Table, Written};
-use super::{Admin, Audit, Config, Keys, StoreChoice};
+use super::{Admin, Audit, Config, StoreChoice};
 use crate::audit::Durability;
 use crate::secret::Secret;
 
@@ -28,12 +29,15 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     let root = written.root(document);
     let server = server::server(written, &root);
     let callers = callers::callers(written, &root);
-    let keys = keys(written, &root);
+    let keys = kms::keys(written, &root);
     let store = store(written, &root);
     let audit = audit(written, &root);
     let admin = admin(written, &root);
     let integrations = integration::integrations(written, &root, &mut Doors::of(&server));
-    one_path_one_use(written, (keys.as_ref(), store.as_ref(), audit.as_ref().map(|a| &a.path)));
+    one_path_one_use(
+        written,
+        (keys.as_ref().and_then(|keys| keys.file.as_ref()), store.as_ref(), audit.as_ref().map(|a| &a.path)),
+    );
     let overrides = std::mem::take(&mut written.overrides);
     overrides.report_unused(&mut written.findings);
     if written.findings.has_errors() || written.incomplete {
@@ -43,7 +47,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     Some(Config {
         server,
         callers: callers?,
-        keys: Keys::Local { file: keys?.value },
+        keys: keys?.keys,
         store: StoreChoice::Sled { path: store?.value },
         audit: Audit { path: Some(audit.path.value), durability: audit.durability },
         admin: Admin { token: admin? },
@@ -66,19 +70,6 @@ fn section<'d>(written: &mut Written<'_>, root: &Table<'d>, name: &'static str, 
 }
 
 type GivenPath = Given<std::path::PathBuf>;
-
-fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<GivenPath> {
-    let table = section(written, root, "keys", "nothing could be sealed");
-    let later = ["aws", "gcp", "azure", "transit"];
-    if written.absent(&table, "provider") {
-        written.missing(&table, "provider", "write provider = \"local\"");
-    } else {
-        written.choice(&table, "provider", &[("local", ())], &later)?;
-    }
-    let file = written.path(&table, "file", "relay.key")?;
-    written.expect_file("[keys] file", &file.value, &file.place, "make it with `relay init`");
-    Some(file)
-}
 
 fn store(written: &mut Written<'_>, root: &Table<'_>) -> Option<GivenPath> {
     let table = section(written, root, "store", "no secret could be kept");

@@ -92,7 +92,12 @@ fn placement(
         written.findings.error(&Place::Bytes(member.span()), message, fix);
         return None;
     }
-    let table = written.member(shown, "integrations.*.inject", member)?;
+    let table = written.member(
+        shown,
+        "integrations.*.inject",
+        member,
+        "write { header = \"...\", value = \"...\" }",
+    )?;
     let header = header(written, &table);
     let value = template(written, &table, header.as_ref().map(|given| &given.value), fields);
     let header = header?;

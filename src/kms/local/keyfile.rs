@@ -82,7 +82,10 @@ pub enum KeyFileError {
 
 /// The keys of a file, in its order; at least one.
 pub(super) fn load(path: &Path) -> Result<Vec<RootKey>, KeyFileError> {
-    let text = read(path)?;
+    parse(&read(path)?, path)
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<Vec<RootKey>, KeyFileError> {
     let mut keys: Vec<RootKey> = Vec::new();
     for (index, line) in text.split(|b| *b == b'\n').enumerate() {
         let at = |why| KeyFileError::Line { file: path.to_owned(), line: index + 1, why };
@@ -118,6 +121,38 @@ pub(super) fn create(path: &Path) -> Result<RootKey, KeyFileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all()).map_err(failed)?;
     Ok(key)
+}
+
+/// Puts a new key on top of the file, above all that stands in it, and gives all its keys.
+pub(super) fn add(path: &Path) -> Result<Vec<RootKey>, KeyFileError> {
+    let old = read(path)?;
+    let mut keys = parse(&old, path)?;
+    let key = RootKey::random().map_err(|cause| KeyFileError::Io { file: path.to_owned(), cause })?;
+    let line = key.line();
+    // Room for all of it at once: a vector that grew would leave keys behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(line.len() + old.len()));
+    text.extend_from_slice(&line);
+    text.extend_from_slice(&old);
+    replace(path, &text).map_err(|cause| KeyFileError::Io { file: path.to_owned(), cause })?;
+    keys.insert(0, key);
+    Ok(keys)
+}
+
+/// The whole new file takes the old one's place at once: a crash leaves one or the other. A link is
+/// followed, so that the link stays one.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let path = std::fs::canonicalize(path)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = folder.join(name);
+    // Half a file that an earlier try left.
+    let _ = std::fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    File::open(folder)?.sync_all()
 }
 
 /// One line of the file.

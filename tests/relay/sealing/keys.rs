@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use relay::kms::cached::{BUDGET, DataKeys};
+use relay::kms::keyring::Keyring;
 use relay::kms::local::{KeyFileError, Local};
 use relay::kms::{Call, KeyContext, Kms, KmsError};
 use relay::model::{Customer, DataKeyId};
@@ -52,7 +53,7 @@ async fn a_created_key_opens_after_a_restart_what_it_wrapped_before() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relay.key");
     let (acme, id) = (customer("acme"), DataKeyId::random());
-    let context = KeyContext { customer: &acme, id };
+    let context = KeyContext { customer: &acme, id, shown: "" };
     let (key, wrapped) = Local::create(&path).unwrap().generate(context).await.unwrap();
     assert!(!wrapped.windows(8).any(|part| key.expose().starts_with(part)));
     let again = Local::load(&path).unwrap().unwrap(context, &wrapped).await.unwrap();
@@ -64,12 +65,12 @@ async fn a_key_wrapped_in_format_1_opens_for_ever_and_for_its_context_only() {
     let folder = tempfile::tempdir().unwrap();
     let local = Local::load(&key_file(folder.path(), LINE)).unwrap();
     let (acme, globex) = (customer("acme"), customer("globex"));
-    let context = KeyContext { customer: &acme, id: data_key_id() };
+    let context = KeyContext { customer: &acme, id: data_key_id(), shown: "" };
     let key = local.unwrap(context, &unhex(WRAPPED)).await.unwrap();
     assert!(key.equals(&(0..32).collect::<Vec<u8>>()));
     for (mistake, context) in [
-        ("another customer", KeyContext { customer: &globex, id: data_key_id() }),
-        ("another data key's id", KeyContext { customer: &acme, id: DataKeyId::random() }),
+        ("another customer", KeyContext { customer: &globex, id: data_key_id(), shown: "" }),
+        ("another data key's id", KeyContext { customer: &acme, id: DataKeyId::random(), shown: "" }),
     ] {
         let opened = local.unwrap(context, &unhex(WRAPPED)).await;
         assert!(matches!(opened, Err(KmsError::Broken(_))), "{mistake}");
@@ -87,7 +88,7 @@ async fn a_new_key_on_top_wraps_and_the_old_one_still_unwraps() {
     let both = format!("{}\n# the old one\n\n{LINE}", fs::read_to_string(&fresh).unwrap());
     let local = Local::load(&key_file(folder.path(), &both)).unwrap();
     let acme = customer("acme");
-    let context = KeyContext { customer: &acme, id: data_key_id() };
+    let context = KeyContext { customer: &acme, id: data_key_id(), shown: "" };
     local.unwrap(context, &unhex(WRAPPED)).await.unwrap();
     let (_, wrapped) = local.generate(context).await.unwrap();
     Local::load(&fresh).unwrap().unwrap(context, &wrapped).await.unwrap();
@@ -96,7 +97,7 @@ async fn a_new_key_on_top_wraps_and_the_old_one_still_unwraps() {
 #[tokio::test]
 async fn a_key_that_is_not_in_the_file_is_named() {
     let acme = customer("acme");
-    let context = KeyContext { customer: &acme, id: data_key_id() };
+    let context = KeyContext { customer: &acme, id: data_key_id(), shown: "" };
     match Local::ephemeral().unwrap(context, &unhex(WRAPPED)).await {
         Err(KmsError::Broken(why)) => assert!(why.contains("vector-1"), "{why}"),
         _ => panic!("opened, or failed otherwise"),
@@ -201,6 +202,18 @@ impl Kms for Gated {
         "gated"
     }
 
+    fn key(&self) -> String {
+        "gated".to_owned()
+    }
+
+    fn wrap<'a>(&'a self, context: KeyContext<'a>, key: &'a Secret) -> Call<'a, Vec<u8>> {
+        self.inner.wrap(context, key)
+    }
+
+    fn new_version(&self) -> Call<'_, ()> {
+        self.inner.new_version()
+    }
+
     fn generate<'a>(&'a self, context: KeyContext<'a>) -> Call<'a, (Secret, Vec<u8>)> {
         self.inner.generate(context)
     }
@@ -226,8 +239,8 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn wrapped_by(kms: &Gated, owner: &Customer, id: DataKeyId) -> Vec<u8> {
-    kms.generate(KeyContext { customer: owner, id }).await.unwrap().1
+async fn wrapped_by(kms: &Arc<Gated>, owner: &Customer, id: DataKeyId) -> Vec<u8> {
+    Keyring::of(kms.clone()).generate(owner, id).await.unwrap().1
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,7 +248,7 @@ async fn many_workers_that_want_one_cold_key_make_one_call() {
     let kms = Gated::new(0, 0);
     let (acme, id) = (customer("acme"), DataKeyId::random());
     let wrapped = wrapped_by(&kms, &acme, id).await;
-    let keys = Arc::new(DataKeys::new(kms.clone(), 100, Handle::current()));
+    let keys = Arc::new(DataKeys::new(Keyring::of(kms.clone()), 100, Handle::current()));
     assert!(keys.warm(&acme, id).is_none());
     let ready = Arc::new(Barrier::new(9));
     let workers: Vec<_> = (0..8)
@@ -269,7 +282,7 @@ async fn a_kms_that_hangs_costs_two_seconds() {
     let kms = Gated::new(0, 0);
     let (acme, id) = (customer("acme"), DataKeyId::random());
     let wrapped = wrapped_by(&kms, &acme, id).await;
-    let keys = DataKeys::new(kms, 100, Handle::current());
+    let keys = DataKeys::new(Keyring::of(kms), 100, Handle::current());
     let begun = Instant::now();
     assert!(matches!(keys.open(&acme, id, &wrapped).await, Err(KmsError::Unavailable(_))));
     assert!((BUDGET..BUDGET * 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
@@ -280,7 +293,7 @@ async fn a_failure_is_given_to_all_who_wait_and_forgotten_within_a_second() {
     let kms = Gated::new(100, 1);
     let (acme, id) = (customer("acme"), DataKeyId::random());
     let wrapped = wrapped_by(&kms, &acme, id).await;
-    let keys = DataKeys::new(kms.clone(), 100, Handle::current());
+    let keys = DataKeys::new(Keyring::of(kms.clone()), 100, Handle::current());
     let (one, two) = tokio::join!(keys.open(&acme, id, &wrapped), keys.open(&acme, id, &wrapped));
     assert!(matches!((one, two), (Err(KmsError::Denied(_)), Err(KmsError::Denied(_)))));
     assert_eq!(kms.calls(), 1);
@@ -297,7 +310,7 @@ async fn a_key_forgotten_while_it_is_fetched_is_not_kept() {
     let kms = Gated::new(0, 0);
     let (acme, id) = (customer("acme"), DataKeyId::random());
     let wrapped = wrapped_by(&kms, &acme, id).await;
-    let keys = Arc::new(DataKeys::new(kms.clone(), 100, Handle::current()));
+    let keys = Arc::new(DataKeys::new(Keyring::of(kms.clone()), 100, Handle::current()));
     let fetch = {
         let (keys, acme, wrapped) = (keys.clone(), acme.clone(), wrapped.clone());
         tokio::spawn(async move { keys.open(&acme, id, &wrapped).await.map(|key| key.id()) })
@@ -315,7 +328,7 @@ async fn a_key_forgotten_while_it_is_fetched_is_not_kept() {
 
 #[tokio::test]
 async fn no_more_keys_are_held_than_allowed() {
-    let keys = DataKeys::new(Arc::new(Local::ephemeral()), 10, Handle::current());
+    let keys = DataKeys::new(Keyring::of(Arc::new(Local::ephemeral())), 10, Handle::current());
     let acme = customer("acme");
     let mut ids = Vec::new();
     for _ in 0..200 {
@@ -329,7 +342,7 @@ async fn no_more_keys_are_held_than_allowed() {
 
 #[tokio::test]
 async fn a_store_wide_key_opens_by_its_own_name_and_belongs_to_no_customer() {
-    let keys = DataKeys::new(Arc::new(Local::ephemeral()), 10, Handle::current());
+    let keys = DataKeys::new(Keyring::of(Arc::new(Local::ephemeral())), 10, Handle::current());
     let (made, wrapped) = keys.named("fingerprint-key", None).await.unwrap();
     let wrapped = wrapped.expect("a new key comes with its wrapped form");
     let (again, none) = keys.named("fingerprint-key", Some(&wrapped)).await.unwrap();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use relay::config::FieldSetting;
 use relay::envelope::{self, EnvelopeError, Head};
 use relay::kms::cached::DataKeys;
+use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::kms::{self, KeyContext, Kms, KmsError};
 use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, SecretId, State};
@@ -72,7 +73,7 @@ struct Bench {
 
 impl Bench {
     async fn over(store: Arc<dyn Store>) -> Self {
-        let keys = Arc::new(DataKeys::new(Arc::new(Local::ephemeral()), 100, Handle::current()));
+        let keys = Arc::new(DataKeys::new(Keyring::of(Arc::new(Local::ephemeral())), 100, Handle::current()));
         let sealer = Sealer::open(store.clone(), keys.clone(), targets()).await.unwrap();
         Self { store, keys, sealer }
     }
@@ -305,7 +306,7 @@ async fn a_row_that_points_at_another_version_than_its_head_is_refused() {
 #[tokio::test]
 async fn the_wrong_key_file_is_told_at_start() {
     let bench = Bench::fresh().await;
-    let other = Arc::new(DataKeys::new(Arc::new(Local::ephemeral()), 100, Handle::current()));
+    let other = Arc::new(DataKeys::new(Keyring::of(Arc::new(Local::ephemeral())), 100, Handle::current()));
     let error = Sealer::open(bench.store.clone(), other, targets()).await.err().expect("it started");
     assert!(matches!(error, SealError::Keys(KmsError::Broken(_))), "{error}");
     assert!(error.to_string().contains("made with another KMS key"), "{error}");
@@ -341,6 +342,18 @@ impl Kms for Paired {
         "paired"
     }
 
+    fn key(&self) -> String {
+        "paired".to_owned()
+    }
+
+    fn wrap<'a>(&'a self, context: KeyContext<'a>, key: &'a Secret) -> kms::Call<'a, Vec<u8>> {
+        self.0.wrap(context, key)
+    }
+
+    fn new_version(&self) -> kms::Call<'_, ()> {
+        self.0.new_version()
+    }
+
     fn generate<'a>(&'a self, context: KeyContext<'a>) -> kms::Call<'a, (Secret, Vec<u8>)> {
         Box::pin(async move {
             if context.customer.as_str() == "acme" {
@@ -359,7 +372,7 @@ impl Kms for Paired {
 async fn two_first_secrets_of_a_customer_at_once_are_under_one_data_key() {
     let kms = Arc::new(Paired(Local::ephemeral(), Barrier::new(2)));
     let store: Arc<dyn Store> = Arc::new(Memory::new());
-    let keys = Arc::new(DataKeys::new(kms, 100, Handle::current()));
+    let keys = Arc::new(DataKeys::new(Keyring::of(kms), 100, Handle::current()));
     let sealer = Sealer::open(store.clone(), keys.clone(), targets()).await.unwrap();
     let bench = Bench { store, keys, sealer };
     let (one, two) = tokio::join!(bench.sealer.add(slack()), bench.sealer.add(slack()));
