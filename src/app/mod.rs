@@ -5,7 +5,7 @@
 mod corridor;
 mod doors;
 pub(crate) mod issuers;
-mod providers;
+pub(crate) mod providers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
