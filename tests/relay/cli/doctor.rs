@@ -131,6 +131,31 @@ fn one_thing_that_is_wrong_is_found_with_what_to_do() {
 }
 
 #[test]
+fn of_a_large_audit_the_end_is_verified() {
+    let mut home = Home::new();
+    home.run();
+    home.add("acme");
+    assert_eq!(home.terminate(), Some(0));
+    let audit = std::fs::read_to_string(home.path("audit.jsonl")).unwrap();
+    // What stands before the last 4 MiB is not looked at here: `relay audit verify` does that.
+    let before = "{\"v\":1}\n".repeat(8 << 20);
+    let with = |end: &str| std::fs::write(home.path("audit.jsonl"), format!("{before}{end}")).unwrap();
+    with(&audit);
+    let (code, answer) = asked(&home);
+    assert_eq!(code, Some(0), "{answer:#}");
+    assert!(of(&answer, "audit")[0].1.contains("too large to be verified whole here"), "{answer:#}");
+    let anchors: Vec<usize> = audit.match_indices("\"kind\":\"anchor\"").map(|(at, _)| at).collect();
+    let cut = audit[..*anchors.last().unwrap()].rfind('\n').unwrap() + 1;
+    with(&audit[..cut]);
+    fails(&home, "audit", if anchors.len() > 1 { "it was cut" } else { "no anchor in its last 4 MiB" });
+    let last = &audit[cut..];
+    let forged = last.replacen("\"time\":\"2", "\"time\":\"3", 1);
+    assert_ne!(forged, last);
+    with(&format!("{}{forged}", &audit[..cut]));
+    fails(&home, "audit", "not signed with the store's key");
+}
+
+#[test]
 fn the_issuer_is_asked_and_its_clock_compared() {
     let home = Home::new();
     let issuer = Issuer::new("remote");
