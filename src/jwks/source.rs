@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, DATE};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, DATE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::Deserialize;
 use url::Url;
@@ -124,6 +124,8 @@ impl Address {
     async fn call(&self, url: &str, limit: Duration) -> Result<Fetched, SourceError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
+        // Some front ends of issuers turn away who does not say what it is.
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("relay/", env!("CARGO_PKG_VERSION"))));
         if let Some(bearer) = self.bearer.as_ref().filter(|_| same_origin(url, &self.url)) {
             headers.insert(AUTHORIZATION, bearer.field()?);
         }

@@ -242,6 +242,11 @@ fn a_document_that_cannot_be_used_leaves_the_last_good_keys_and_is_told() {
     }
     let requests = issuer.server.requests();
     assert!(requests.iter().all(|request| request.target() == "/jwks"), "no redirect was followed");
+    assert!(
+        requests
+            .iter()
+            .all(|request| request.header("user-agent").is_some_and(|who| who.starts_with("relay/")))
+    );
 }
 
 #[test]

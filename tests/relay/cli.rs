@@ -522,3 +522,26 @@ fn a_second_relay_a_taken_port_and_a_wrong_key_are_told_with_the_way_out() {
     assert_eq!(wrong.status.code(), Some(1));
     assert!(err(&wrong).contains("[keys]"), "{}", err(&wrong));
 }
+
+#[test]
+fn the_local_issuer_mints_by_its_own_rules_also_among_others() {
+    let mut home = Home::new();
+    let text = std::fs::read_to_string(home.path("relay.toml")).unwrap();
+    let (before, after) = text.split_once("[callers]").unwrap();
+    let (own, rest) = after.split_once("[keys]").unwrap();
+    let own = own.replace("\"customer_id\"", "\"/org/customer_id\"");
+    let other = own.replace("urn:relay:local-issuer", "https://other.example");
+    let several =
+        format!("{before}[[callers]]{other}\n[[callers]]{own}customer_prefix = \"local/\"\n\n[keys]{rest}");
+    std::fs::write(home.path("relay.toml"), several).unwrap();
+    home.run();
+    let id = home.add("local/acme");
+    let token = home.token("local/acme");
+    assert_eq!(home.get(&format!("/github/{id}/x"), &token).status, 200);
+    let claims = home.relay(&["token", "inspect", "--format", "json"], Some(token.as_bytes()));
+    let claims: Value = serde_json::from_str(&out(&claims)).unwrap();
+    assert_eq!(claims["claims"]["org"]["customer_id"], "acme", "the issuer knows no prefix");
+    let refused = home.relay(&["token", "mint", "--customer", "acme"], None);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(err(&refused).contains("customers of this issuer begin with \"local/\""), "{}", err(&refused));
+}
