@@ -18,7 +18,14 @@ fn subject() -> Subject {
     let (runtime, service) = (runtime(), AwsKms::start());
     let open = |key: &str| -> Arc<dyn Kms> { Arc::new(opened(&runtime, &service, key)) };
     let (kms, other) = (open(KEY), open(OTHER_KEY));
-    Subject { runtime, kms, other, binds: true, service: Box::new(service) }
+    Subject {
+        runtime,
+        kms,
+        other,
+        binds: true,
+        denies_what_is_not_its_own: false,
+        service: Box::new(service),
+    }
 }
 
 fn opened(runtime: &Runtime, service: &AwsKms, key: &str) -> Aws {
