@@ -93,8 +93,9 @@ def main() -> int:
         try:
             origin = vendor.stdout.readline().strip()
             assert origin.startswith("https://"), "the vendor does not run"
-            for provider, keys, environment in (aws(), transit(folder)):
-                relay = Relay(program, folder / provider, keys, environment)
+            ways = (aws(by_variables()), aws(by_web_identity(folder)), transit(folder))
+            for number, (provider, keys, environment) in enumerate(ways):
+                relay = Relay(program, folder / str(number), keys, environment)
                 relay.describe(origin, folder / "vendor-ca.pem")
                 try:
                     through(relay, credential)
@@ -130,7 +131,22 @@ def through(relay: Relay, credential: str) -> None:
         assert not path.is_file() or credential.encode() not in path.read_bytes(), f"{path} holds the credential"
 
 
-def aws() -> tuple:
+def by_variables() -> tuple:
+    # A proxy is never asked.
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    keys = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "not-a-real-secret-key"}
+    return "aws, credentials by variables", {**keys, **proxies}
+
+
+def by_web_identity(folder: Path) -> tuple:
+    (folder / "identity").write_text("a.b.c")
+    return "aws, credentials of a web identity by STS", {
+        "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/relay", "AWS_ROLE_SESSION_NAME": "relay",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(folder / "identity"), "AWS_ENDPOINT_URL_STS": os.environ["RELAY_TEST_MOTO"],
+    }
+
+
+def aws(login: tuple) -> tuple:
     address = os.environ["RELAY_TEST_MOTO"]
     scope = "Credential=AKIDEXAMPLE/20260101/us-east-1/kms/aws4_request"
     made = json.loads(ask(f"{address}/", {
@@ -138,12 +154,9 @@ def aws() -> tuple:
         "authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0",
     }, b"{}"))
     keys = f'provider = "aws"\nkey = "{made["KeyMetadata"]["Arn"]}"\nendpoint = "{address}"\ncontext = "hash"\n'
-    # Credentials come by AWS's own chain, from variables; a proxy is never asked.
-    environment = {
-        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "not-a-real-secret-key",
-        "HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9",
-    }
-    return "aws", keys, environment
+    # Nothing of the machine's own AWS settings.
+    nowhere = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
+    return login[0], keys, {**nowhere, **login[1]}
 
 
 def transit(folder: Path) -> tuple:
