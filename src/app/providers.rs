@@ -2,6 +2,7 @@
 //!
 //! With `corridor` the only file that names concrete ones.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -11,11 +12,14 @@ use tokio::runtime::Handle;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
-use crate::config::{Config, Keys, KmsKey, StoreChoice};
+use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
+#[cfg(feature = "aws")]
+use crate::kms::aws::{Aws, AwsSetup};
 use crate::kms::cached::DataKeys;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
+use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::sled::Sled;
@@ -37,11 +41,34 @@ async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
         KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
+        #[cfg(feature = "aws")]
+        KmsKey::Aws { key, region, endpoint } => {
+            let setup =
+                AwsSetup { key, region: region.as_deref(), endpoint: endpoint.as_deref(), credentials: None };
+            Arc::new(Aws::open(setup).await.map_err(failed("[keys]"))?)
+        }
+        #[cfg(not(feature = "aws"))]
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),
-        KmsKey::Transit { .. } => return Err(not_built_in("transit")),
+        KmsKey::Transit { address, mount, key, login, namespace, ca_file } => {
+            let ca_pem = ca_file.as_deref().map(trust_roots).transpose()?;
+            let login = match login {
+                TransitLogin::Token(token) => Login::Token(token),
+                TransitLogin::AppRole { mount, role_id, secret_id } => {
+                    Login::AppRole { mount, role_id, secret_id }
+                }
+            };
+            let (namespace, ca_pem) = (namespace.as_deref(), ca_pem.as_deref());
+            let setup = TransitSetup { address, mount, key, namespace, login, ca_pem };
+            Arc::new(Transit::open(&setup).map_err(failed("[keys]"))?)
+        }
     })
+}
+
+fn trust_roots(file: &Path) -> Result<Vec<u8>, StartError> {
+    let why = |error| format!("{}: {error}", file.display());
+    std::fs::read(file).map_err(|error| StartError { what: "[keys] ca_file", why: why(error) })
 }
 
 fn not_built_in(provider: &str) -> StartError {

@@ -4,9 +4,12 @@
 //! are different errors, because an outage may be bridged by warm keys and a denial never. What must never
 //! enter: configuration types, the store, a credential.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod cached;
 pub mod keyring;
 pub mod local;
+pub mod transit;
 mod wrapped;
 
 use std::pin::Pin;
