@@ -13,7 +13,7 @@ use super::{Admin, CHECK_TIME};
 #[derive(Serialize)]
 pub(super) struct Ready {
     ready: bool,
-    checks: [Check; 3],
+    checks: [Check; 4],
 }
 
 #[derive(Serialize)]
@@ -27,12 +27,14 @@ pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Requests can be served: the store answers, the audit can be written, relay is not shutting down.
+/// Requests can be served: the store answers, the audit can be written, every issuer's keys are there, relay
+/// is not shutting down.
 pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Ready>) {
     let asked = tokio::time::timeout(CHECK_TIME, admin.store.meta("ready")).await;
     let checks = [
         Check { name: "store", ok: matches!(asked, Ok(Ok(_))) },
         Check { name: "audit", ok: admin.log.healthy() },
+        Check { name: "issuers", ok: admin.issuers.iter().all(|issuer| issuer.state().standing.is_ready()) },
         Check { name: "accepting", ok: (admin.accepting)() },
     ];
     let ready = checks.iter().all(|check| check.ok);

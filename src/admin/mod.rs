@@ -20,6 +20,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::audit::Log;
 use crate::audit::chain::Chain;
+use crate::jwks::IssuerKeys;
 use crate::metrics::Metrics;
 use crate::seal::Sealer;
 use crate::secret::Secret;
@@ -41,6 +42,8 @@ pub struct Admin {
     pub sealer: Arc<Sealer>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
+    /// The issuers' keys, for their health.
+    pub issuers: Vec<Arc<IssuerKeys>>,
     /// The audit, for its health, key and anchors.
     pub log: Arc<Log>,
     /// The admin API's own chain.

@@ -4,7 +4,8 @@
 
 mod corridor;
 mod doors;
-mod providers;
+pub(crate) mod issuers;
+pub(crate) mod providers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
 use crate::config::{Config, Limits, Listen};
+use crate::jwks::{IssuerKeys, IssuerState, Times};
 use crate::kms::Kms;
 use crate::kms::cached::DataKeys;
 use crate::kms::keyring::Keyring;
@@ -38,7 +40,7 @@ use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
 
-use corridor::{routes, surroundings, token_rules};
+use corridor::{routes, surroundings};
 use doors::Doors;
 use providers::{open_keyring, open_log, open_sink, open_store};
 
@@ -72,6 +74,8 @@ pub struct Options {
     pub store: Option<Arc<dyn Store>>,
     /// Takes the audit instead of `[audit]`.
     pub sink: Option<Box<dyn Sink>>,
+    /// How often issuers' keys are read.
+    pub key_times: Times,
 }
 
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
@@ -85,6 +89,7 @@ pub struct Running {
     sealer: Arc<Sealer>,
     log: Arc<Log>,
     chain: Chain,
+    issuers: Vec<Arc<IssuerKeys>>,
     metrics: Arc<Metrics>,
     draining: Arc<Draining>,
     admin_stop: watch::Sender<bool>,
@@ -110,7 +115,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
 
-    let Options { observer, kms, store, sink } = options;
+    let Options { observer, kms, store, sink, key_times } = options;
     let limits = config.server.limits.clone();
     let ring = match kms {
         Some(kms) => Keyring::new(kms, [], config.keys.shown),
@@ -129,13 +134,15 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let metrics = Arc::new(Metrics::new());
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
+    let surroundings = surroundings(&config, &own);
+    let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
     let shared = Arc::new(Shared {
         routes,
-        token_rules: token_rules(&config.callers)?,
+        token_rules,
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
-        surroundings: surroundings(&config, &own),
+        surroundings,
     });
     let draining = Arc::new(Draining::default());
     let parts = Parts {
@@ -147,7 +154,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         limits,
     };
     let chain = log.chain();
-    let api = api(config.admin.token, &sealer, store, chain.clone(), &parts);
+    let api = api(config.admin.token, &sealer, (store, issuers.clone()), chain.clone(), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
@@ -161,6 +168,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         sealer,
         log,
         chain,
+        issuers,
         metrics,
         draining,
         admin_stop,
@@ -178,6 +186,11 @@ impl Running {
     /// The counters.
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// How the keys of each issuer stand.
+    pub fn issuers(&self) -> Vec<IssuerState> {
+        self.issuers.iter().map(|keys| keys.state()).collect()
     }
 
     /// The audit, for its anchors and its health.
@@ -306,13 +319,20 @@ async fn note(chain: &Chain, what: &str) -> Result<(), AuditError> {
     chain.record(&event).await
 }
 
-fn api(token: Secret, sealer: &Arc<Sealer>, store: Arc<dyn Store>, chain: Chain, running: &Parts) -> Admin {
+fn api(
+    token: Secret,
+    sealer: &Arc<Sealer>,
+    (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
+    chain: Chain,
+    running: &Parts,
+) -> Admin {
     let draining = running.draining.clone();
     Admin {
         token,
         failures: admin::Failures::default(),
         sealer: sealer.clone(),
         store,
+        issuers,
         log: running.log.clone(),
         chain,
         metrics: running.metrics.clone(),

@@ -24,10 +24,11 @@ use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::sled::Sled;
 
-const AUDIT_KEY: &str = "audit-key";
+/// Where the audit's signing key stands in the store.
+pub(crate) const AUDIT_KEY: &str = "audit-key";
 
 /// The KMS keys as configured: the one that wraps and those before it.
-pub(super) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
+pub(crate) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
     let current = open_kms(&keys.current).await?;
     let mut previous = Vec::new();
     for key in &keys.previous {
@@ -76,7 +77,7 @@ fn not_built_in(provider: &str) -> StartError {
     StartError { what: "[keys] provider", why }
 }
 
-pub(super) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
     match choice {
         StoreChoice::Memory => Ok(Arc::new(Memory::new())),
         StoreChoice::Sled { path } => {

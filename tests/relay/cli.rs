@@ -1,5 +1,8 @@
 //! Temp folders, the real binary, a real TLS vendor.
 
+/// `relay doctor`.
+mod doctor;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -211,7 +214,7 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
     let mut home = Home::new();
     assert!(home.ok(&["check"], None).contains("valid"), "what init wrote is valid");
     home.run();
-    assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 3);
+    assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 4);
 
     let printed = home.ok(
         &["secret", "add", "--customer", "acme", "--integration", "github", "--label", "Acme bot"],
