@@ -13,6 +13,8 @@ use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 use crate::config::{Config, Keys, KmsKey, StoreChoice};
 use crate::kms::Kms;
+#[cfg(feature = "aws")]
+use crate::kms::aws::{Aws, AwsSetup};
 use crate::kms::cached::DataKeys;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
@@ -36,6 +38,13 @@ async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
         KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
+        #[cfg(feature = "aws")]
+        KmsKey::Aws { key, region, endpoint } => {
+            let setup =
+                AwsSetup { key, region: region.as_deref(), endpoint: endpoint.as_deref(), credentials: None };
+            Arc::new(Aws::open(setup).await.map_err(failed("[keys]"))?)
+        }
+        #[cfg(not(feature = "aws"))]
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),

@@ -4,6 +4,8 @@
 //! are different errors, because an outage may be bridged by warm keys and a denial never. What must never
 //! enter: configuration types, the store, a credential.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod cached;
 pub mod keyring;
 pub mod local;

@@ -8,6 +8,7 @@
 pub mod canary;
 pub mod certificates;
 pub mod client;
+pub mod clouds;
 pub mod kms;
 pub mod logs;
 pub mod packing;
