@@ -372,6 +372,37 @@ fn the_table_says_of_every_state_what_health_can_say() {
 }
 
 #[test]
+fn the_table_that_users_read_is_the_one_in_code() {
+    let readme = include_str!("../../README.md");
+    let cell = |answer: Answer| match answer {
+        Answer::Served => "served".to_owned(),
+        Answer::Refused(code) => format!("`{}`", code.as_str()),
+        Answer::Ready => "ready".to_owned(),
+        Answer::Degraded => "degraded".to_owned(),
+        Answer::NotReady => "not ready".to_owned(),
+    };
+    for state in State::ALL {
+        let name = match state {
+            State::StoreFails => "the store fails, or is being opened again",
+            State::StoreFull => "the store's disk is full",
+            State::AuditFails => "the audit cannot be written",
+            State::AuditHangs => "the audit takes over 250 ms for a write",
+            State::KmsUnavailable => "the KMS gives no answer",
+            State::KmsDenied => "the KMS denies its key",
+            State::EarlierKmsUnavailable => "a KMS key in `previous` gives no answer",
+            State::EarlierKmsDenied => "a KMS key in `previous` is denied",
+            State::CallersUnreachable => "the issuer's keys cannot be fetched",
+            State::ClockJumped => "the clock jumped by over a minute",
+            State::VendorDown => "the vendor is down",
+            State::Draining => "relay is shutting down",
+        };
+        let cells: Vec<String> = Asked::ALL.into_iter().map(|asked| cell(state.answer(asked))).collect();
+        let row = format!("| {name} | {} |\n", cells.join(" | "));
+        assert!(readme.contains(&row), "README.md has not the row {row}");
+    }
+}
+
+#[test]
 fn a_purge_by_the_operator_is_recorded_and_the_next_use_asks_the_kms() {
     let scene = Scene::set(false);
     let before = scene.kms.unwraps();

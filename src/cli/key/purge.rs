@@ -14,7 +14,8 @@ pub(super) async fn run(context: &mut Context, which: &Which) -> Result<(), Fail
         Format::Json => context.json(&answer),
         Format::Text => {
             let dropped = answer.get("dropped").and_then(Value::as_u64).unwrap_or_default();
-            context.line(&format!("{dropped} data keys left memory"))
+            let keys = if dropped == 1 { "data key" } else { "data keys" };
+            context.line(&format!("{dropped} {keys} left memory"))
         }
     }
 }
