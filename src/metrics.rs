@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::clock;
+
 /// All of relay's metrics and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
@@ -23,6 +25,9 @@ pub struct Metrics {
     reflected: Family<IntegrationLabel, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
+    jwks_reads: Family<JwksLabels, Counter>,
+    jwks_keys: Family<IssuerLabel, Gauge<i64, AtomicI64>>,
+    jwks_read_at: Family<IssuerLabel, Gauge<i64, AtomicI64>>,
     kms_calls: Family<KmsCallLabels, Counter>,
     kms_state: Family<KmsStateLabels, Gauge<i64, AtomicI64>>,
     data_keys: Gauge<i64, AtomicI64>,
@@ -67,6 +72,26 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabel {
+    issuer: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JwksLabels {
+    issuer: Arc<str>,
+    outcome: &'static str,
+}
+
+/// One issuer's own handles; issuers are named by configuration.
+pub struct IssuerMetrics {
+    changed: Counter,
+    unchanged: Counter,
+    failed: Counter,
+    keys: Gauge<i64, AtomicI64>,
+    read_at: Gauge<i64, AtomicI64>,
+}
+
 /// One integration's own handles.
 pub struct IntegrationMetrics {
     relayed: [Counter; 5],
@@ -95,6 +120,9 @@ impl Metrics {
             kms_state: Family::default(),
             data_keys: Gauge::default(),
             dependency_state: Family::default(),
+            jwks_reads: Family::default(),
+            jwks_keys: Family::default(),
+            jwks_read_at: Family::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -116,6 +144,17 @@ impl Metrics {
         registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
         registry.register("connections", "Open connections from apps", made.connections.clone());
         made.register_keys(&mut registry);
+        registry.register("jwks_reads", "Readings of issuers' keys by outcome", made.jwks_reads.clone());
+        registry.register(
+            "jwks_keys",
+            "Keys of each issuer that tokens are judged by",
+            made.jwks_keys.clone(),
+        );
+        registry.register(
+            "jwks_read_timestamp_seconds",
+            "When each issuer's keys were last read, in seconds since 1970",
+            made.jwks_read_at.clone(),
+        );
         let build = Gauge::<i64, AtomicI64>::default();
         build.set(1);
         registry.sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into())).register(
@@ -180,6 +219,23 @@ impl Metrics {
         }
     }
 
+    /// The handles of one issuer.
+    pub fn issuer(&self, name: &str) -> IssuerMetrics {
+        let issuer: Arc<str> = name.into();
+        let reads = |outcome| {
+            let labels = JwksLabels { issuer: issuer.clone(), outcome };
+            self.jwks_reads.get_or_create(&labels).clone()
+        };
+        let label = IssuerLabel { issuer: issuer.clone() };
+        IssuerMetrics {
+            changed: reads("changed"),
+            unchanged: reads("unchanged"),
+            failed: reads("failed"),
+            keys: self.jwks_keys.get_or_create(&label).clone(),
+            read_at: self.jwks_read_at.get_or_create(&label).clone(),
+        }
+    }
+
     /// Counts a refusal by its code.
     pub fn denied(&self, reason: &'static str) {
         self.denied.get_or_create(&ReasonLabel { reason }).inc();
@@ -207,6 +263,32 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl IssuerMetrics {
+    /// Keys were read: another set of so many, or the same as before.
+    pub fn read(&self, changed: Option<usize>) {
+        match changed {
+            Some(count) => {
+                self.changed.inc();
+                self.keys.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            None => {
+                self.unchanged.inc();
+            }
+        }
+        self.read_at.set(i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX));
+    }
+
+    /// They could not be read.
+    pub fn failed(&self) {
+        self.failed.inc();
+    }
+
+    /// None is left.
+    pub fn emptied(&self) {
+        self.keys.set(0);
     }
 }
 

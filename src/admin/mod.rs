@@ -24,6 +24,7 @@ use crate::audit::Log;
 use crate::audit::chain::Chain;
 use crate::dependency::board::Board;
 use crate::dependency::drift::Drift;
+use crate::jwks::IssuerKeys;
 use crate::kms::cached::DataKeys;
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
@@ -47,6 +48,8 @@ pub struct Admin {
     pub sealer: Arc<Sealer>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
+    /// The issuers' keys, for their health.
+    pub issuers: Vec<Arc<IssuerKeys>>,
     /// The audit, for its health, key and anchors.
     pub log: Arc<Log>,
     /// The admin API's own chain.
@@ -59,8 +62,6 @@ pub struct Admin {
     pub board: Board,
     /// The wall clock under watch.
     pub drift: Drift,
-    /// Whether the issuers' keys could be had when they were last asked for.
-    pub callers_reachable: Box<dyn Fn() -> bool + Send + Sync>,
     /// Whether relay takes new requests: not while it shuts down.
     pub accepting: Box<dyn Fn() -> bool + Send + Sync>,
 }

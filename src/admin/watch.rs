@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Admin, CHECK_TIME};
 use crate::dependency::{Dependency, State};
+use crate::jwks::{self, IssuerState};
 use crate::kms::cached::{KmsKeyStanding, Standing};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -34,9 +35,7 @@ pub(super) async fn look(admin: &Arc<Admin>) {
         board.note(Dependency::EarlierKms, worst(earlier, states));
     }
     board.note(Dependency::Audit, audit(admin));
-    let reachable = (admin.callers_reachable)();
-    let unreachable = || (State::CallersUnreachable, "the issuer's keys cannot be fetched".to_owned());
-    board.note(Dependency::Callers, (!reachable).then(unreachable));
+    board.note(Dependency::Issuers, issuers(admin));
     let jumped = |seconds| (State::ClockJumped, format!("the wall clock moved by {seconds} s"));
     board.note(Dependency::Clock, admin.drift.look().map(jumped));
     let draining = || (State::Draining, "relay was told to stop".to_owned());
@@ -55,6 +54,19 @@ fn audit(admin: &Admin) -> Option<(State, String)> {
     let error = admin.log.health().err()?;
     let state = if admin.log.hangs() { State::AuditHangs } else { State::AuditFails };
     Some((state, error.to_string()))
+}
+
+/// The worst of all issuers.
+fn issuers(admin: &Admin) -> Option<(State, String)> {
+    let states: Vec<IssuerState> = admin.issuers.iter().map(|issuer| issuer.state()).collect();
+    let told = |state: State, of: &IssuerState| {
+        let why = of.failing.as_ref().map_or("", |(_, why)| why);
+        (state, format!("{}: {why}", of.issuer))
+    };
+    let missing = states.iter().find(|issuer| !issuer.standing.is_ready());
+    let stale = || states.iter().find(|issuer| issuer.standing == jwks::Standing::Stale);
+    let missing = missing.map(|issuer| told(State::IssuerKeysMissing, issuer));
+    missing.or_else(|| stale().map(|issuer| told(State::IssuerKeysStale, issuer)))
 }
 
 async fn store(admin: &Admin) -> Option<(State, String)> {

@@ -4,7 +4,8 @@
 
 mod corridor;
 mod doors;
-mod providers;
+pub(crate) mod issuers;
+pub(crate) mod providers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
 use crate::config::{self, Config, Limits, Listen};
 use crate::dependency::board::Board;
 use crate::dependency::drift::{Drift, WallClock};
+use crate::jwks::{IssuerKeys, IssuerState, Times};
 use crate::kms::Kms;
 use crate::kms::cached::{Called, DataKeys, Settings};
 use crate::kms::keyring::Keyring;
@@ -40,7 +42,7 @@ use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
 
-use corridor::{routes, surroundings, token_rules};
+use corridor::{routes, surroundings};
 use doors::Doors;
 use providers::{open_keyring, open_log, open_sink, open_store};
 
@@ -78,6 +80,8 @@ pub struct Options {
     pub sink: Option<Box<dyn Sink>>,
     /// Tells the wall clock that is watched for jumps, instead of the system's.
     pub wall_clock: Option<WallClock>,
+    /// How often issuers' keys are read.
+    pub key_times: Times,
 }
 
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
@@ -91,6 +95,7 @@ pub struct Running {
     sealer: Arc<Sealer>,
     log: Arc<Log>,
     chain: Chain,
+    issuers: Vec<Arc<IssuerKeys>>,
     metrics: Arc<Metrics>,
     draining: Arc<Draining>,
     admin_stop: watch::Sender<bool>,
@@ -116,7 +121,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
 
-    let Options { observer, kms, earlier_kms, store, sink, wall_clock } = options;
+    let Options { observer, kms, earlier_kms, store, sink, wall_clock, key_times } = options;
     let limits = config.server.limits.clone();
     let ring = match kms {
         Some(kms) => Keyring::new(kms, earlier_kms, config.keys.shown),
@@ -135,13 +140,15 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let log = open_log(sink, &config, &keys, &store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
+    let surroundings = surroundings(&config, &own);
+    let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
     let shared = Arc::new(Shared {
         routes,
-        token_rules: token_rules(&config.callers)?,
+        token_rules,
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
-        surroundings: surroundings(&config, &own),
+        surroundings,
     });
     let draining = Arc::new(Draining::default());
     let parts = Parts {
@@ -154,7 +161,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     };
     let chain = log.chain();
     let drift = wall_clock.map_or_else(Drift::system, Drift::of);
-    let api = api(config.admin.token, &sealer, store, (chain.clone(), drift), &parts);
+    let api = api(config.admin.token, &sealer, (store, issuers.clone()), (chain.clone(), drift), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
@@ -168,6 +175,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         sealer,
         log,
         chain,
+        issuers,
         metrics,
         draining,
         admin_stop,
@@ -185,6 +193,11 @@ impl Running {
     /// The counters.
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// How the keys of each issuer stand.
+    pub fn issuers(&self) -> Vec<IssuerState> {
+        self.issuers.iter().map(|keys| keys.state()).collect()
     }
 
     /// The audit, for its anchors and its health.
@@ -328,7 +341,7 @@ fn data_keys(
 fn api(
     token: Secret,
     sealer: &Arc<Sealer>,
-    store: Arc<dyn Store>,
+    (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
     (chain, drift): (Chain, Drift),
     running: &Parts,
 ) -> Admin {
@@ -338,13 +351,13 @@ fn api(
         failures: admin::Failures::default(),
         sealer: sealer.clone(),
         store,
+        issuers,
         log: running.log.clone(),
         chain,
         keys: running.shared.keys.clone(),
         metrics: running.metrics.clone(),
         board: Board::default(),
         drift,
-        callers_reachable: Box::new(|| true),
         accepting: Box::new(move || !draining.has_begun()),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! With `corridor` the only file that names concrete ones.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -11,21 +12,23 @@ use tokio::runtime::Handle;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
-use crate::config::{Config, Keys, KmsKey, StoreChoice};
+use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
 #[cfg(feature = "aws")]
 use crate::kms::aws::{Aws, AwsSetup};
 use crate::kms::cached::DataKeys;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
+use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::sled::Sled;
 
-const AUDIT_KEY: &str = "audit-key";
+/// Where the audit's signing key stands in the store.
+pub(crate) const AUDIT_KEY: &str = "audit-key";
 
 /// The KMS keys as configured: the one that wraps and those before it.
-pub(super) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
+pub(crate) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
     let current = open_kms(&keys.current).await?;
     let mut previous = Vec::new();
     for key in &keys.previous {
@@ -48,8 +51,24 @@ async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),
-        KmsKey::Transit { .. } => return Err(not_built_in("transit")),
+        KmsKey::Transit { address, mount, key, login, namespace, ca_file } => {
+            let ca_pem = ca_file.as_deref().map(trust_roots).transpose()?;
+            let login = match login {
+                TransitLogin::Token(token) => Login::Token(token),
+                TransitLogin::AppRole { mount, role_id, secret_id } => {
+                    Login::AppRole { mount, role_id, secret_id }
+                }
+            };
+            let (namespace, ca_pem) = (namespace.as_deref(), ca_pem.as_deref());
+            let setup = TransitSetup { address, mount, key, namespace, login, ca_pem };
+            Arc::new(Transit::open(&setup).map_err(failed("[keys]"))?)
+        }
     })
+}
+
+fn trust_roots(file: &Path) -> Result<Vec<u8>, StartError> {
+    let why = |error| format!("{}: {error}", file.display());
+    std::fs::read(file).map_err(|error| StartError { what: "[keys] ca_file", why: why(error) })
 }
 
 fn not_built_in(provider: &str) -> StartError {
@@ -58,7 +77,7 @@ fn not_built_in(provider: &str) -> StartError {
     StartError { what: "[keys] provider", why }
 }
 
-pub(super) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
     match choice {
         StoreChoice::Memory => Ok(Arc::new(Memory::new())),
         StoreChoice::Sled { path } => {

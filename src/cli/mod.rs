@@ -7,6 +7,7 @@ pub mod audit;
 mod audit_command;
 pub mod check;
 pub mod dev;
+mod doctor;
 pub mod env;
 pub mod exit;
 pub mod health;
@@ -91,6 +92,12 @@ enum Command {
     /// Reads and verifies the audit
     #[command(subcommand)]
     Audit(audit_command::Command),
+    /// Looks at everything that relay needs, and says what to do: relay doctor --config relay.toml
+    Doctor {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+        config: PathBuf,
+    },
     /// Whether the running relay is ready: relay health
     Health {
         #[command(flatten)]
@@ -175,6 +182,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
+        Command::Doctor { config } => doctor::run(context, &config),
         Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
     }
 }

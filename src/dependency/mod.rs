@@ -21,8 +21,8 @@ pub enum Dependency {
     Kms,
     /// KMS keys that still unwrap.
     EarlierKms,
-    /// The issuer's public keys.
-    Callers,
+    /// The issuers' public keys.
+    Issuers,
     /// The wall clock.
     Clock,
     /// The third party. Each integration has its own, so health shows none.
@@ -38,7 +38,7 @@ impl Dependency {
         Self::Audit,
         Self::Kms,
         Self::EarlierKms,
-        Self::Callers,
+        Self::Issuers,
         Self::Clock,
         Self::Vendor,
         Self::Accepting,
@@ -51,7 +51,7 @@ impl Dependency {
             Self::Audit => "audit",
             Self::Kms => "kms",
             Self::EarlierKms => "kms_earlier",
-            Self::Callers => "callers",
+            Self::Issuers => "issuers",
             Self::Clock => "clock",
             Self::Vendor => "vendor",
             Self::Accepting => "accepting",
@@ -78,8 +78,10 @@ pub enum State {
     EarlierKmsUnavailable,
     /// An earlier KMS key says no.
     EarlierKmsDenied,
-    /// The issuer's keys cannot be fetched; the last ones are in use.
-    CallersUnreachable,
+    /// An issuer's keys cannot be read; the last ones are in use.
+    IssuerKeysStale,
+    /// There are no keys of an issuer: never read, or not for 24 h.
+    IssuerKeysMissing,
     /// The wall clock moved by more than a minute against the steady one.
     ClockJumped,
     /// A vendor cannot be reached.
@@ -128,7 +130,7 @@ pub enum Answer {
 
 impl State {
     /// Every one.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::StoreFails,
         Self::StoreFull,
         Self::AuditFails,
@@ -137,7 +139,8 @@ impl State {
         Self::KmsDenied,
         Self::EarlierKmsUnavailable,
         Self::EarlierKmsDenied,
-        Self::CallersUnreachable,
+        Self::IssuerKeysStale,
+        Self::IssuerKeysMissing,
         Self::ClockJumped,
         Self::VendorDown,
         Self::Draining,
@@ -150,7 +153,7 @@ impl State {
             Self::AuditFails | Self::AuditHangs => Dependency::Audit,
             Self::KmsUnavailable | Self::KmsDenied => Dependency::Kms,
             Self::EarlierKmsUnavailable | Self::EarlierKmsDenied => Dependency::EarlierKms,
-            Self::CallersUnreachable => Dependency::Callers,
+            Self::IssuerKeysStale | Self::IssuerKeysMissing => Dependency::Issuers,
             Self::ClockJumped => Dependency::Clock,
             Self::VendorDown => Dependency::Vendor,
             Self::Draining => Dependency::Accepting,
@@ -165,7 +168,8 @@ impl State {
             Self::AuditHangs => "hangs",
             Self::KmsUnavailable | Self::EarlierKmsUnavailable => "unavailable",
             Self::KmsDenied | Self::EarlierKmsDenied => "denied",
-            Self::CallersUnreachable => "unreachable",
+            Self::IssuerKeysStale => "stale",
+            Self::IssuerKeysMissing => "missing",
             Self::ClockJumped => "jumped",
             Self::VendorDown => "down",
             Self::Draining => "draining",
@@ -208,9 +212,14 @@ impl State {
                 Revoke => Served,
                 Readiness => Degraded,
             },
-            Self::CallersUnreachable | Self::ClockJumped => match asked {
+            Self::IssuerKeysStale | Self::ClockJumped => match asked {
                 UseWarm | UseCold | AddWarm | AddCold | Revoke => Served,
                 Readiness => Degraded,
+            },
+            Self::IssuerKeysMissing => match asked {
+                UseWarm | UseCold => Refused(Code::IssuerUnavailable),
+                AddWarm | AddCold | Revoke => Served,
+                Readiness => NotReady,
             },
             Self::VendorDown => match asked {
                 UseWarm | UseCold => Refused(Code::VendorUnreachable),

@@ -9,6 +9,7 @@ pub mod aws;
 pub mod cached;
 pub mod keyring;
 pub mod local;
+pub mod transit;
 mod wrapped;
 
 use std::pin::Pin;

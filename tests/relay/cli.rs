@@ -1,5 +1,8 @@
 //! Temp folders, the real binary, a real TLS vendor.
 
+/// `relay doctor`.
+mod doctor;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

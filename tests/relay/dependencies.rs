@@ -14,6 +14,7 @@ use bytes::Bytes;
 use relay::app::Options;
 use relay::audit::{Durability, MemorySink, Sink};
 use relay::dependency::{Answer, Asked, Dependency, State};
+use relay::jwks::Times;
 use relay::kms::Kms;
 use relay::model::{Customer, DataKeyId, SecretId};
 use relay::refusal::Code;
@@ -22,18 +23,16 @@ use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError};
 use tokio::sync::broadcast;
 
 use crate::rig::client::{self, Client};
+use crate::rig::issuer::{Issuer, Says};
 use crate::rig::kms::{Mood, Told};
 use crate::rig::vendor::{self, Vendor};
-use crate::rig::{ADMIN_TOKEN, Rig, Settings};
+use crate::rig::{ADMIN_TOKEN, ISSUER, Rig, Settings};
 
 /// How soon after its cause is gone a state must be over.
 const RECOVERY: Duration = Duration::from_secs(5);
 
-/// States that no relay of today can be in, with the reason.
-const NOT_PRODUCED: [(State, &str); 1] = [(
-    State::CallersUnreachable,
-    "the issuer's keys come from a file or stand in relay.toml: nothing is fetched that could be unreachable",
-)];
+/// States that no relay of today can be in, with the reason: none.
+const NOT_PRODUCED: [(State, &str); 0] = [];
 
 /// What the doubles are told.
 #[derive(Default)]
@@ -59,6 +58,8 @@ struct Scene {
     kms: Arc<Told>,
     earlier: Arc<Told>,
     bridge: Bridge,
+    /// Whose keys are fetched, where the state is about that.
+    issuer: Option<Issuer>,
     /// A secret whose record and data key are at hand, and its customer's token.
     warm: (String, String),
     /// Secrets of customers of whom nothing is at hand.
@@ -68,8 +69,21 @@ struct Scene {
 }
 
 impl Scene {
-    /// `by_earlier`: what wrapped the data keys is no longer the KMS key that wraps.
-    fn set(by_earlier: bool) -> Self {
+    /// With all that `state` needs to be entered.
+    fn set(state: State) -> Self {
+        // What wrapped the data keys is no longer the KMS key that wraps.
+        let by_earlier = state.of() == Dependency::EarlierKms;
+        let issuer = (state.of() == Dependency::Issuers).then(|| Issuer::new("published first"));
+        let moment = Duration::from_millis(150);
+        let day = Duration::from_secs(24 * 3600);
+        let key_times = Times {
+            age: moment,
+            least_age: moment,
+            floor: moment,
+            first_retry: moment,
+            stale: if state == State::IssuerKeysMissing { 5 * moment } else { day },
+            ..Times::default()
+        };
         let switches: Arc<Switches> = Arc::default();
         let (kms, earlier) = (Told::new("current"), Told::new("earlier"));
         let store: Arc<Memory> = Arc::default();
@@ -86,6 +100,7 @@ impl Scene {
                     earlier_kms: if by_earlier && !alone { vec![before] } else { Vec::new() },
                     store: Some(Arc::new(Shelf { inner: store.clone(), switches: switches.clone() })),
                     sink: Some(Box::new(Disk { inner: MemorySink::default(), switches: switches.clone() })),
+                    key_times,
                     wall_clock: Some(Arc::new(move || wall.wall())),
                     ..Options::default()
                 }
@@ -99,8 +114,12 @@ impl Scene {
         });
         let bridge = Bridge::to(vendor.port);
         let upstream = Some(format!("https://localhost:{}/base", bridge.port));
-        let settings = Settings { options: Box::new(options), upstream, ..Settings::default() };
+        let callers = issuer.as_ref().map(|issuer| issuer.callers(ISSUER)).unwrap_or_default();
+        let settings = Settings { options: Box::new(options), upstream, callers, ..Settings::default() };
         let mut rig = Rig::before(settings, vendor);
+        if let Some(issuer) = &issuer {
+            issuer.publishes(&rig.issuer.jwks);
+        }
         let warm = (rig.secret("warm"), rig.token("warm"));
         let spare = rig.secret("warm");
         let cold = (0..8).map(|n| {
@@ -112,7 +131,8 @@ impl Scene {
         rig.stop();
         first.store(false, SeqCst);
         rig.start();
-        let scene = Self { rig, switches, kms, earlier, bridge, warm, cold, spare };
+        let scene = Self { rig, switches, kms, earlier, bridge, issuer, warm, cold, spare };
+        scene.until_health_says(Dependency::Issuers, "ok");
         assert_eq!(scene.ask(Asked::UseWarm), Answer::Served, "it works before anything goes wrong");
         assert_eq!(scene.ask(Asked::Readiness), Answer::Ready);
         scene
@@ -130,7 +150,10 @@ impl Scene {
             State::EarlierKmsDenied => self.earlier.be(Mood::Denies),
             State::ClockJumped => self.switches.clock_ahead.store(3600, SeqCst),
             State::VendorDown => self.bridge.close(),
-            State::CallersUnreachable | State::Draining => panic!("{state:?} is not entered by a switch"),
+            State::IssuerKeysStale | State::IssuerKeysMissing => {
+                self.issuer.as_ref().unwrap().says(Says::Status(500));
+            }
+            State::Draining => panic!("{state:?} is not entered by a switch"),
         }
         // An audit that nobody writes to and a KMS that nobody asks are not found out at once.
         match state.of() {
@@ -153,6 +176,9 @@ impl Scene {
         self.kms.be(Mood::Well);
         self.earlier.be(Mood::Well);
         self.bridge.open();
+        if let Some(issuer) = &self.issuer {
+            issuer.publishes(&self.rig.issuer.jwks);
+        }
     }
 
     fn ask(&self, asked: Asked) -> Answer {
@@ -242,7 +268,7 @@ fn every_cell_of_the_table_is_what_relay_does() {
             drains(&mut cells);
             continue;
         }
-        let scene = Scene::set(state.of() == Dependency::EarlierKms);
+        let scene = Scene::set(state);
         scene.enter(state);
         if state != State::VendorDown {
             scene.until_health_says(state.of(), state.as_str());
@@ -290,7 +316,7 @@ fn metrics_say(scene: &Scene, state: State, value: u8) {
 
 /// The row of a relay that shuts down: a slow answer holds it while it is asked.
 fn drains(cells: &mut BTreeSet<(State, Asked)>) {
-    let mut scene = Scene::set(false);
+    let mut scene = Scene::set(State::Draining);
     let shown = scene.rig.shown.clone();
     let admin = scene.rig.running().admin;
     let get = |id: &str, token: &str, path: &str| {
@@ -391,7 +417,8 @@ fn the_table_that_users_read_is_the_one_in_code() {
             State::KmsDenied => "the KMS denies its key",
             State::EarlierKmsUnavailable => "a KMS key in `previous` gives no answer",
             State::EarlierKmsDenied => "a KMS key in `previous` is denied",
-            State::CallersUnreachable => "the issuer's keys cannot be fetched",
+            State::IssuerKeysStale => "an issuer's keys cannot be read, older ones are in use",
+            State::IssuerKeysMissing => "there are no keys of an issuer, or none read for 24 h",
             State::ClockJumped => "the clock jumped by over a minute",
             State::VendorDown => "the vendor is down",
             State::Draining => "relay is shutting down",
@@ -404,7 +431,7 @@ fn the_table_that_users_read_is_the_one_in_code() {
 
 #[test]
 fn a_purge_by_the_operator_is_recorded_and_the_next_use_asks_the_kms() {
-    let scene = Scene::set(false);
+    let scene = Scene::set(State::Draining);
     let before = scene.kms.unwraps();
     assert_eq!(scene.ask(Asked::UseWarm), Answer::Served);
     assert_eq!(scene.kms.unwraps(), before);

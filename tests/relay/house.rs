@@ -149,7 +149,7 @@ fn plaintext_is_exposed_only_where_the_design_says() {
         "seal/",           // checks what is about to be sealed
         "stage/inject.rs", // puts it into the request
         "stage/scrub/",    // looks for it in the answer
-        "jwks.rs",         // the HS256 key
+        "jwks/",           // the HS256 key; the token that an issuer wants to be shown
         "audit/anchor.rs", // the signing seed
         "admin/door.rs",   // the admin token, compared in constant time
         "config/",         // the length of a token read from a file

@@ -19,6 +19,7 @@ mod local {
             kms: open("one.key"),
             other: open("other.key"),
             binds: true,
+            denies_what_is_not_its_own: false,
             service: Box::new(folder),
         }
     });

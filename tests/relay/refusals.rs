@@ -51,7 +51,7 @@ fn every_code_has_the_status_of_the_contract() {
         (429, "rate_limited too_busy"),
         (502, "vendor_unreachable vendor_tls vendor_broken response_refused"),
         (504, "vendor_timeout"),
-        (503, "keys_unavailable store_unavailable audit_unavailable draining"),
+        (503, "issuer_unavailable keys_unavailable store_unavailable audit_unavailable draining"),
     ];
     let mut listed = 0;
     for (status, codes) in table {

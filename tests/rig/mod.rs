@@ -9,6 +9,7 @@ pub mod canary;
 pub mod certificates;
 pub mod client;
 pub mod clouds;
+pub mod issuer;
 pub mod kms;
 pub mod logs;
 pub mod packing;
@@ -94,6 +95,17 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// `[callers]`, or the whole of `[[callers]]` if that is what is set.
+    fn callers_section(&self) -> String {
+        match self.callers.as_str() {
+            "" => format!("[callers]\n{}", callers()),
+            several if several.starts_with("[[callers]]") => several.to_owned(),
+            one => format!("[callers]\n{one}"),
+        }
+    }
+}
+
 impl Rig {
     /// A relay before a vendor that answers 200 `ok` to everything.
     pub fn plain() -> Self {
@@ -145,14 +157,14 @@ impl Rig {
         let ca = if s.trust_vendor { "ca_file = \"ca.pem\"\n" } else { "" };
         format!(
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
-             [callers]\n{}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
+             {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
              [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
              [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
             s.workers,
             s.server,
-            if s.callers.is_empty() { callers() } else { s.callers.clone() },
+            s.callers_section(),
             s.keys,
             audit.display(),
             s.integration,
