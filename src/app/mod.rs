@@ -114,7 +114,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let limits = config.server.limits.clone();
     let ring = match kms {
         Some(kms) => Keyring::new(kms, [], config.keys.shown),
-        None => open_keyring(&config.keys).await?,
+        None => open_keyring(&config.keys, &control).await?,
     };
     let keys = Arc::new(DataKeys::new(ring, limits.data_keys, control.clone()));
     let store = match store {

@@ -11,9 +11,15 @@ use tokio::runtime::Handle;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
+#[cfg(feature = "azure")]
+use crate::config::AzureLogin;
 use crate::config::{Config, Keys, KmsKey, StoreChoice};
 use crate::kms::Kms;
+#[cfg(feature = "azure")]
+use crate::kms::azure::{self, Azure};
 use crate::kms::cached::DataKeys;
+#[cfg(feature = "gcp")]
+use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
 use crate::store::Store;
@@ -23,24 +29,51 @@ use crate::store::sled::Sled;
 const AUDIT_KEY: &str = "audit-key";
 
 /// The KMS keys as configured: the one that wraps and those before it.
-pub(super) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
-    let current = open_kms(&keys.current).await?;
+pub(super) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyring, StartError> {
+    let current = open_kms(&keys.current, control).await?;
     let mut previous = Vec::new();
     for key in &keys.previous {
-        previous.push(open_kms(key).await?);
+        previous.push(open_kms(key, control).await?);
     }
     Ok(Keyring::new(current, previous, keys.shown))
 }
 
-async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
+async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartError> {
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
         KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
+        #[cfg(feature = "gcp")]
+        KmsKey::Gcp { key, endpoint } => {
+            let (key, endpoint) = (key.clone(), endpoint.clone());
+            // Google's client keeps a task that renews its token on the runtime that built it.
+            let connecting = control.spawn(async move { Gcp::connect(&key, endpoint.as_deref()).await });
+            let connected = connecting.await.map_err(failed("[keys] provider"))?;
+            Arc::new(connected.map_err(failed("[keys] provider"))?)
+        }
+        #[cfg(not(feature = "gcp"))]
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
+        #[cfg(feature = "azure")]
+        KmsKey::Azure { vault, key, ca_file, login, authority } => {
+            let roots = ca_file.as_ref().map(std::fs::read).transpose().map_err(failed("[keys] ca_file"))?;
+            let (roots, authority) = (roots.as_deref(), authority.as_deref());
+            let reach = azure::Reach { vault, key, roots, authority };
+            let opened = Azure::new(&reach, azure_login(login), control.clone());
+            Arc::new(opened.map_err(failed("[keys] provider"))?)
+        }
+        #[cfg(not(feature = "azure"))]
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),
         KmsKey::Transit { .. } => return Err(not_built_in("transit")),
     })
+}
+
+#[cfg(feature = "azure")]
+fn azure_login(login: &AzureLogin) -> azure::Login<'_> {
+    match login {
+        AzureLogin::Secret { tenant, client, secret } => azure::Login::Secret { tenant, client, secret },
+        AzureLogin::Workload { tenant, client, file } => azure::Login::Workload { tenant, client, file },
+        AzureLogin::Managed(client) => azure::Login::Managed(client.as_deref()),
+    }
 }
 
 fn not_built_in(provider: &str) -> StartError {

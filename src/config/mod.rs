@@ -31,7 +31,7 @@ use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
 pub use keys::known as known_keys;
-pub use kms::{Keys, KmsKey, TransitLogin};
+pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use report::{Finding, Report, Severity};
 

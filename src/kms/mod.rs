@@ -4,7 +4,15 @@
 //! are different errors, because an outage may be bridged by warm keys and a denial never. What must never
 //! enter: configuration types, the store, a credential.
 
+#[cfg(feature = "azure")]
+pub mod azure;
 pub mod cached;
+#[cfg(any(feature = "azure", feature = "gcp"))]
+mod cloud;
+#[cfg(feature = "gcp")]
+mod crc32c;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 pub mod keyring;
 pub mod local;
 mod wrapped;

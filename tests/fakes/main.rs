@@ -18,7 +18,26 @@ use serde_json::{Value, json};
 /// A fake, and what a client needs beside its address.
 type Started = (Fake, Value);
 
-const FAKES: &[(&str, fn() -> Started)] = &[("aws", || (clouds::aws::start(), json!({ "scheme": "http" })))];
+const FAKES: &[(&str, fn() -> Started)] = &[
+    ("aws", || (clouds::aws::start(), json!({ "scheme": "http" }))),
+    ("azure", azure),
+    ("gcp", || {
+        (
+            clouds::gcp::start().0,
+            json!({ "scheme": "http", "ring": clouds::gcp::RING, "key": clouds::gcp::KEY }),
+        )
+    }),
+];
+
+fn azure() -> Started {
+    use clouds::azure::{CLIENT, CLIENT_SECRET, HOST, KEY, TENANT};
+    let (fake, _, ca_pem) = clouds::azure::start();
+    let says = json!({
+        "scheme": "https", "host": HOST, "ca_pem": ca_pem, "key": KEY,
+        "tenant": TENANT, "client": CLIENT, "client_secret": CLIENT_SECRET,
+    });
+    (fake, says)
+}
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();

@@ -58,6 +58,8 @@ mod http2;
 mod journey;
 /// A vendor's URLs in JSON lead back through relay, and nothing else of the JSON changes.
 mod json_rewrite;
+/// Every provider of KMS keys does the same, and what is particular to one.
+mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
 /// Connections to a vendor are shared no further than is safe.
