@@ -1,12 +1,12 @@
 //! An RSA key in Azure Key Vault, by Microsoft's own client: RSA-OAEP with SHA-256.
 //!
-//! RSA-OAEP has no associated data and wrapping is open to whoever has the public key. What binds a data key
-//! to its customer is relay's own envelope (`wrapped`): who can write to the store and wrap may plant
-//! a data key of his own, and can neither read nor move anyone else's. A wrapped key opens under its own
+//! RSA-OAEP has no associated data, and wrapping is open to whoever has the public key. What binds a data
+//! key to its customer is relay's own envelope (`wrapped`): who can write to the store and wrap may plant a
+//! data key of his own, and can neither read nor move anyone else's. A wrapped key opens under its own
 //! version only, which stands before it; vault and key are always the configured ones. No redirect is
-//! followed, no proxy variable is read. Microsoft's client keeps a token until five minutes before its end: one
-//! that Entra ID took back earlier is a denial until then, or until a restart. What must never enter: a token over plain HTTP, a retry of
-//! Microsoft's own (it would outlast the request that waits).
+//! followed, no proxy variable is read. Microsoft's client keeps a token until five minutes before its end:
+//! one that Entra ID took back earlier is a denial until then, or until a restart. What must never enter: a
+//! token over plain HTTP, a retry of Microsoft's own (it would outlast the request that waits).
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -309,7 +309,9 @@ fn identity() -> (Arc<ServerConfig>, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    // Python's TLS wants the extensions that RFC 5280 asks of an authority.
+    // Python's TLS takes a certificate whose issuer has its own name for self-signed, and wants the
+    // extensions that RFC 5280 asks of an authority.
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "the authority of the fake vault");
     ca.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
