@@ -11,7 +11,7 @@ use crate::config::{CallerKeys, Callers, Config, Integration};
 use crate::jwks::{Algorithm, KeySet};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
-use crate::net::tls::{Roots, client_config, offering_http2};
+use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
 use crate::stage::authenticate::TokenRules;
@@ -81,10 +81,10 @@ fn route(
         (None, None) => None,
     };
     let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
-    let tls = client_config(roots).map_err(failed("an integration's ca_file"))?;
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
-        tls: if integration.http2 { offering_http2(&tls) } else { tls },
+        tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
+        http2: integration.http2,
         resolver: resolver.clone(),
         egress: Egress::new(integration.private_cidrs.clone(), own.clone()),
         plaintext: integration.plaintext_danger,

@@ -15,6 +15,8 @@ use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 use crate::config::AzureLogin;
 use crate::config::{Config, Keys, KmsKey, StoreChoice};
 use crate::kms::Kms;
+#[cfg(feature = "aws")]
+use crate::kms::aws::{Aws, AwsSetup};
 #[cfg(feature = "azure")]
 use crate::kms::azure::{self, Azure};
 use crate::kms::cached::DataKeys;
@@ -42,6 +44,13 @@ async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartE
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
         KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
+        #[cfg(feature = "aws")]
+        KmsKey::Aws { key, region, endpoint } => {
+            let setup =
+                AwsSetup { key, region: region.as_deref(), endpoint: endpoint.as_deref(), credentials: None };
+            Arc::new(Aws::open(setup).await.map_err(failed("[keys]"))?)
+        }
+        #[cfg(not(feature = "aws"))]
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
         #[cfg(feature = "gcp")]
         KmsKey::Gcp { key, endpoint } => {
@@ -58,7 +67,7 @@ async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartE
             let roots = ca_file.as_ref().map(std::fs::read).transpose().map_err(failed("[keys] ca_file"))?;
             let (roots, authority) = (roots.as_deref(), authority.as_deref());
             let reach = azure::Reach { vault, key, roots, authority };
-            let opened = Azure::new(&reach, azure_login(login), control.clone());
+            let opened = Azure::new(&reach, azure_login(login));
             Arc::new(opened.map_err(failed("[keys] provider"))?)
         }
         #[cfg(not(feature = "azure"))]

@@ -8,10 +8,10 @@
 //! one that Entra ID took back earlier is a denial until then, or until a restart. What must never enter: a
 //! token over plain HTTP, a retry of Microsoft's own (it would outlast the request that waits).
 
-use std::net::SocketAddr;
+mod way;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use azure_core::cloud::CustomConfiguration;
 use azure_core::credentials::TokenCredential;
@@ -20,18 +20,12 @@ use azure_core::http::{ClientOptions, RetryOptions, StatusCode, Transport};
 use azure_identity as identity;
 use azure_security_keyvault_keys::models::{EncryptionAlgorithm, KeyOperationParameters, KeyOperationResult};
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect::Policy;
-use tokio::runtime::Handle;
 
 use super::cloud::{Fault, is_version, once, one_line, parted, told, twice, with_version};
 use super::{Call, KeyContext, Kms, KmsError};
-use crate::net::resolve::Resolver;
-use crate::net::tls::{Roots, client_config};
+use crate::net::tls::Roots;
 use crate::secret::Secret;
-
-const CONNECT: Duration = Duration::from_secs(1);
-const IDLE: Duration = Duration::from_secs(60);
+use way::Way;
 
 /// Which key, and how it is reached.
 pub struct Reach<'a> {
@@ -82,15 +76,17 @@ impl Azure {
     ///
     /// # Errors
     /// [`KmsError::Unavailable`] for trust roots or credentials that cannot be used.
-    pub fn new(reach: &Reach<'_>, login: Login<'_>, control: Handle) -> Result<Self, KmsError> {
-        let http = transport(reach.roots, control)?;
+    pub fn new(reach: &Reach<'_>, login: Login<'_>) -> Result<Self, KmsError> {
+        let roots = reach.roots.map_or(Roots::BuiltIn, Roots::Pem);
+        let way = Way::new(roots)
+            .map_err(|error| KmsError::Unavailable(format!("ca_file cannot be used: {error}")))?;
         let options = || {
             let cloud = reach.authority.map(|authority| {
                 let mut custom = CustomConfiguration::default();
                 custom.authority_host = authority.to_owned();
                 Arc::new(custom.into())
             });
-            let transport = Some(Transport::new(Arc::new(http.clone())));
+            let transport = Some(Transport::new(Arc::new(way.clone())));
             ClientOptions { retry: RetryOptions::none(), transport, cloud, ..ClientOptions::default() }
         };
         let unusable = |error: azure_core::Error| {
@@ -121,12 +117,25 @@ impl Azure {
             operands(wrapped).try_into().map_err(|error| fault(&error, true))?,
             None,
         );
-        let mut answer =
-            call.await.and_then(|answer| answer.into_model()).map_err(|error| fault(&error, true))?;
+        let mut answer = match call.await.and_then(|answer| answer.into_model()) {
+            Ok(answer) => answer,
+            Err(error) if error.http_status() == Some(StatusCode::NotFound) => {
+                return Err(self.not_found(&error).await);
+            }
+            Err(error) => return Err(fault(&error, true)),
+        };
         if self.read(&answer)?.0 != version {
             return Err(no_answer());
         }
         answer.result.take().map(Secret::new).ok_or_else(no_answer)
+    }
+
+    /// No such version, which whoever writes to the store may have named; or the key is gone as a whole.
+    async fn not_found(&self, error: &azure_core::Error) -> Fault {
+        match self.client.get_key(&self.name, None).await {
+            Err(gone) if gone.http_status() == Some(StatusCode::NotFound) => fault(&gone, false),
+            _ => Fault::last(KmsError::Broken(told(error))),
+        }
     }
 
     async fn current(&self) -> Result<Option<String>, Fault> {
@@ -186,37 +195,6 @@ impl Kms for Azure {
             let made = self.client.rotate_key(&self.name, None).await;
             made.map(drop).map_err(|error| fault(&error, false))
         }))
-    }
-}
-
-/// relay's own TLS and names: [`Roots::BuiltIn`] unless there are others, absolute names alone.
-fn transport(roots: Option<&[u8]>, control: Handle) -> Result<reqwest::Client, KmsError> {
-    let tls = client_config(roots.map_or(Roots::BuiltIn, Roots::Pem))
-        .map_err(|error| KmsError::Unavailable(format!("ca_file cannot be used: {error}")))?;
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
-        .dns_resolver(Names(Arc::new(Resolver::new(control))))
-        .redirect(Policy::none())
-        .no_proxy()
-        .referer(false)
-        .retry(reqwest::retry::never())
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE)
-        .build()
-        .map_err(|error| KmsError::Unavailable(format!("Azure's client cannot be built: {}", told(&error))))
-}
-
-struct Names(Arc<Resolver>);
-
-impl Resolve for Names {
-    fn resolve(&self, name: Name) -> Resolving {
-        let resolver = Arc::clone(&self.0);
-        Box::pin(async move {
-            let found = resolver.addresses(name.as_str()).await?;
-            // Port 0 is the URL's.
-            let found: Addrs = Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0)));
-            Ok(found)
-        })
     }
 }
 

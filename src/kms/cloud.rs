@@ -19,6 +19,8 @@ const CONTEXT: u8 = 1;
 /// How long one operation may take, the second try included: less than [`BUDGET`], so that what is told is
 /// the provider's own failure.
 const PATIENCE: Duration = BUDGET.saturating_sub(Duration::from_millis(100));
+/// How long a new version may take to be made: an operator waits for it, no request does.
+const MAKING: Duration = Duration::from_secs(30);
 /// A failure that took longer than this is not tried again, for there would be no time to wait for it.
 const QUICK: Duration = Duration::from_millis(900);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -59,9 +61,9 @@ where
     .await
 }
 
-/// Makes the call once: for one that must not be made twice.
+/// Makes the call that makes a new version: once, since a second one would make another.
 pub(super) async fn once<T>(call: impl Future<Output = Result<T, Fault>>) -> Result<T, KmsError> {
-    within(PATIENCE, call).await
+    within(MAKING, call).await
 }
 
 async fn within<T>(patience: Duration, call: impl Future<Output = Result<T, Fault>>) -> Result<T, KmsError> {

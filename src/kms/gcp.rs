@@ -7,6 +7,7 @@
 //! `HTTPS_PROXY` and the system's trust roots, and neither can be taken from it. What must never enter: a
 //! retry of Google's own (a minute, ten tries), a redirect, Google's tracing, which prints plaintext.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
@@ -18,7 +19,7 @@ use google_cloud_kms_v1::Error;
 use google_cloud_kms_v1::client::KeyManagementService;
 use google_cloud_kms_v1::model::crypto_key_version::CryptoKeyVersionState;
 use google_cloud_kms_v1::model::{CryptoKeyVersion, DecryptResponse, EncryptResponse};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cloud::{Fault, associated, is_version, once, one_line, parted, told, twice, with_version};
 use super::crc32c::crc32c;
@@ -27,6 +28,10 @@ use crate::secret::Secret;
 
 /// How long finding credentials may take at the start.
 const START: Duration = Duration::from_secs(15);
+/// For how long Google may go on wrapping under the version that was primary before, in its exceptional
+/// cases "several hours" (its page on consistency). A record under a version that an operator then destroys
+/// would be lost, so for this time relay names the new version itself.
+const SETTLING: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often a version that is still being made is looked at, and with what pause: HSMs take seconds.
 const LOOKS: u32 = 20;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
@@ -36,6 +41,8 @@ pub struct Gcp {
     client: KeyManagementService,
     /// `projects/P/locations/L/keyRings/R/cryptoKeys/K`
     key: String,
+    /// The version that was made here last, and when.
+    made: Mutex<Option<(String, Instant)>>,
 }
 
 impl Gcp {
@@ -64,16 +71,48 @@ impl Gcp {
                 told(&error)
             ))
         };
-        Ok(Self { client: client.map_err(failed)?, key: key.to_owned() })
+        Ok(Self { client: client.map_err(failed)?, key: key.to_owned(), made: Mutex::default() })
+    }
+
+    /// The name to wrap under: the key's, which stands for its primary version, or a version's own.
+    fn wraps(&self) -> String {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.take_if(|(_, when)| when.elapsed() > SETTLING);
+        made.as_ref().map_or_else(|| self.key.clone(), |(version, _)| self.name_of(version))
+    }
+
+    fn name_of(&self, version: &str) -> String {
+        format!("{}/cryptoKeyVersions/{version}", self.key)
+    }
+
+    fn set_made(&self, version: Option<String>) {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = version.map(|v| (v, Instant::now()));
     }
 
     async fn encrypt(&self, context: KeyContext<'_>, key: &Secret) -> Result<Vec<u8>, Fault> {
+        let name = self.wraps();
+        match self.encrypt_under(&name, context, key).await {
+            // Whoever disabled a version that is settling has another one in mind.
+            Err(Fault { error: KmsError::Denied(_), .. }) if name != self.key => {
+                self.set_made(None);
+                self.encrypt_under(&self.key, context, key).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn encrypt_under(
+        &self,
+        name: &str,
+        context: KeyContext<'_>,
+        key: &Secret,
+    ) -> Result<Vec<u8>, Fault> {
         let associated = associated(context);
         let (key_sum, associated_sum) = (crc32c(key.expose()), crc32c(&associated));
         let call = self
             .client
             .encrypt()
-            .set_name(&self.key)
+            .set_name(name)
             .set_plaintext(key.expose().to_vec())
             .set_plaintext_crc32c(i64::from(key_sum))
             .set_additional_authenticated_data(associated)
@@ -111,7 +150,7 @@ impl Gcp {
     }
 
     /// A new version, once it can be used.
-    async fn made(&self) -> Result<String, KmsError> {
+    async fn make(&self) -> Result<String, KmsError> {
         let call = self.client.create_crypto_key_version().set_parent(&self.key);
         let call = call.set_crypto_key_version(CryptoKeyVersion::new());
         let made = once(async { call.send().await.map_err(|error| fault(&error, false)) }).await?;
@@ -174,13 +213,15 @@ impl Kms for Gcp {
     /// Makes a version and, once it can be used, the primary one. Never tried again: two would be made.
     fn new_version(&self) -> Call<'_, ()> {
         Box::pin(async move {
-            let version = self.made().await?;
+            let version = self.make().await?;
             let turn = || async {
                 let call = self.client.update_crypto_key_primary_version().set_name(&self.key);
                 let turned = call.set_crypto_key_version_id(&version).send().await;
                 turned.map(drop).map_err(|error| fault(&error, false))
             };
-            twice(turn).await
+            twice(turn).await?;
+            self.set_made(Some(version.clone()));
+            Ok(())
         })
     }
 }

@@ -4,6 +4,8 @@
 //! are different errors, because an outage may be bridged by warm keys and a denial never. What must never
 //! enter: configuration types, the store, a credential.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 #[cfg(feature = "azure")]
 pub mod azure;
 pub mod cached;

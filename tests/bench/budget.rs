@@ -314,6 +314,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
         tls: client_config(Roots::BuiltIn).unwrap(),
+        http2: false,
         resolver: Arc::new(Resolver::new(control.clone())),
         egress: Egress::new(integration.private_cidrs.clone(), Arc::new([])),
         plaintext: integration.plaintext_danger,

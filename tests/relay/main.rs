@@ -58,7 +58,7 @@ mod http2;
 mod journey;
 /// A vendor's URLs in JSON lead back through relay, and nothing else of the JSON changes.
 mod json_rewrite;
-/// Every provider of KMS keys does the same, and what is particular to one.
+/// Every KMS keeps data keys as relay needs it, and says what is wrong with it.
 mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;

@@ -1,10 +1,13 @@
 //! Sealed rows open for what they were sealed for, and for nothing else.
 //!
 //! `records` holds the two formats to fixed bytes and to every single-bit change, `keys` the key file and
-//! the cache of data keys, `writing` the operators' write path. Vectors were made by another implementation.
+//! the cache of data keys, `writing` the operators' write path, `matrix` a writer to the store under a running
+//! relay, `vectors` the ciphers themselves. Fixed bytes were made by another implementation.
 
 mod keys;
+mod matrix;
 mod records;
+mod vectors;
 mod writing;
 
 use relay::model::{Customer, FieldName, FieldSpec};

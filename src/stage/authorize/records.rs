@@ -194,6 +194,9 @@ impl Records {
             None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
         };
         let head = Head::decode(&key, &row.customer, row.id, &row.head)?;
+        if head.version != row.version {
+            return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
+        }
         Ok(Record { head, sealed: row.sealed, wrapped_key })
     }
 }

@@ -34,6 +34,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     let upstream = Upstream::new(UpstreamSettings {
         origin: origin.clone(),
         tls: client_config(Roots::BuiltIn).unwrap(),
+        http2: false,
         resolver: Arc::new(Resolver::scripted(|_| Vec::new())),
         egress: Egress::new(Vec::new(), Arc::from([])),
         plaintext: false,

@@ -9,8 +9,18 @@ use relay::kms::{KeyContext, Kms, KmsError};
 use relay::model::{Customer, DataKeyId};
 use relay::secret::Secret;
 
+use super::conformance::{Subject, conformance, runtime};
 use crate::rig::clouds::gcp::{self, Google, KEY, Lie, OTHER_KEY};
 use crate::rig::clouds::{Fake, Trouble};
+
+conformance!({
+    let (runtime, (fake, _)) = (runtime(), gcp::start());
+    let open = |key: &str| -> Arc<dyn Kms> {
+        Arc::new(runtime.block_on(Gcp::connect(key, Some(&endpoint(&fake)))).unwrap())
+    };
+    let (kms, other) = (open(KEY), open(OTHER_KEY));
+    Subject { runtime, kms, other, binds: true, service: Box::new(fake) }
+});
 
 async fn connected() -> (Fake, Arc<Google>, Gcp) {
     let (fake, google) = gcp::start();
@@ -162,7 +172,30 @@ async fn a_new_version_wraps_and_the_old_ones_open_until_they_are_disabled() {
     assert_eq!(kind(&kms.unwrap(context(&customer), &first).await), 'o');
     google.enable(2, false);
     assert_eq!(kind(&kms.wrap(context(&customer), &key).await), 'd', "the primary version is disabled");
+    assert_eq!(fake.calls("encrypt"), 4, "once as the version that was made, once as the primary one");
     assert_eq!(fake.calls("createVersion"), 1);
+}
+
+/// Google: "Encrypt operations for a CryptoKey might use the CryptoKey's previous primary version".
+#[tokio::test]
+async fn nothing_is_wrapped_under_the_old_version_while_google_still_would() {
+    let (_fake, google, kms) = connected().await;
+    let customer = acme();
+    let (key, first) = kms.generate(context(&customer)).await.unwrap();
+    google.lag(true);
+    kms.new_version().await.unwrap();
+    let second = kms.rewrap(context(&customer), &first).await.unwrap();
+    assert_eq!(kms.version(&second).as_deref(), Some("2"), "it would be lost with version 1");
+    google.enable(1, false);
+    assert!(kms.unwrap(context(&customer), &second).await.unwrap().equals(key.expose()));
+    google.enable(1, true);
+    google.enable(2, false);
+    let third = kms.wrap(context(&customer), &key).await.unwrap();
+    assert_eq!(
+        kms.version(&third).as_deref(),
+        Some("1"),
+        "an operator who disables the new one gets the key's own"
+    );
 }
 
 #[tokio::test]

@@ -220,6 +220,8 @@ impl Vault {
             0 => json!({}),
             _ => serde_json::from_slice(&asked.body).map_err(|_| bad("The request body is no JSON."))?,
         };
+        // A key of 3072 bits takes its time, which nobody else should wait for.
+        let made = matches!(parts[1..], ["rotate" | "create"]).then(Version::new);
         let mut keys = self.keys.lock().unwrap();
         let Some(versions) = keys.get_mut(name) else {
             let message = format!("A key with (name/id) {name} was not found in this key vault.");
@@ -227,7 +229,7 @@ impl Vault {
         };
         match (&asked.method, &parts[1..]) {
             (&Method::POST, ["rotate" | "create"]) => {
-                versions.push(Version::new());
+                versions.extend(made);
                 Ok(shown(host, name, versions.last().unwrap()))
             }
             (&Method::GET, [] | [_]) => {

@@ -55,11 +55,15 @@ pub struct Google {
     lie: Mutex<Lie>,
     /// How often a new version is looked at before it can be used, as in an HSM.
     pending: Mutex<u32>,
+    /// Whether a change of the primary version has not reached every place of Google's yet.
+    lagging: Mutex<bool>,
 }
 
 struct Key {
     versions: Vec<Version>,
     primary: usize,
+    /// The version that was primary before, which wraps while the change is under way.
+    before: usize,
 }
 
 struct Version {
@@ -86,7 +90,7 @@ const STATES: [(State, &str); 4] = [
 pub fn start() -> (Fake, Arc<Google>) {
     let google = Arc::new(Google::default());
     for name in [KEY, OTHER_KEY] {
-        let key = Key { versions: vec![Version::new(State::Enabled)], primary: 1 };
+        let key = Key { versions: vec![Version::new(State::Enabled)], primary: 1, before: 1 };
         google.keys.lock().unwrap().insert(name.to_owned(), key);
     }
     (Fake::start(Arc::clone(&google), None), google)
@@ -100,6 +104,11 @@ impl Google {
     /// The next new versions take this many looks until they can be used.
     pub fn slow_versions(&self, looks: u32) {
         *self.pending.lock().unwrap() = looks;
+    }
+
+    /// Whether a changed primary version is told, and not used yet.
+    pub fn lag(&self, lagging: bool) {
+        *self.lagging.lock().unwrap() = lagging;
     }
 
     /// Disables or enables a version of [`KEY`], counted from 1.
@@ -183,7 +192,11 @@ impl Google {
         };
         let version = name.rsplit_once("/cryptoKeyVersions/").map(|(_, version)| version);
         match (&asked.method, verb, version) {
-            (&Method::POST, "encrypt", _) => encrypt(key, key_name, version, &body, lie),
+            (&Method::POST, "encrypt", _) => {
+                let primary = if *self.lagging.lock().unwrap() { key.before } else { key.primary };
+                let number = version.map_or(Ok(primary), |_| key.numbered(key_name, version))?;
+                encrypt(key, key_name, number, &body, lie)
+            }
             (&Method::POST, "decrypt", None) => decrypt(key, key_name, &body, lie),
             (&Method::GET, "", None) => Ok(key.shown(key_name)),
             (&Method::GET, "", Some(_)) => {
@@ -206,7 +219,7 @@ impl Google {
             (&Method::POST, "updatePrimaryVersion", None) => {
                 let number = key.numbered(key_name, body["cryptoKeyVersionId"].as_str())?;
                 key.usable(key_name, number)?;
-                key.primary = number;
+                key.before = std::mem::replace(&mut key.primary, number);
                 Ok(key.shown(key_name))
             }
             (&Method::PATCH, "", Some(_)) => {
@@ -278,8 +291,7 @@ impl Version {
 }
 
 /// What Google's ciphertext looks like inside is Google's affair: version, nonce, sealed.
-fn encrypt(key: &Key, name: &str, version: Option<&str>, body: &Value, lie: Lie) -> Result<Value, Refused> {
-    let number = version.map_or(Ok(key.primary), |_| key.numbered(name, version))?;
+fn encrypt(key: &Key, name: &str, number: usize, body: &Value, lie: Lie) -> Result<Value, Refused> {
     let used = key.usable(name, number)?;
     let (plaintext, plaintext_seen) = field(body, "plaintext", "plaintextCrc32c", lie)?;
     let (aad, aad_seen) =
