@@ -125,7 +125,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let limits = config.server.limits.clone();
     let ring = match kms {
         Some(kms) => Keyring::new(kms, earlier_kms, config.keys.shown),
-        None => open_keyring(&config.keys).await?,
+        None => open_keyring(&config.keys, &control).await?,
     };
     let metrics = Arc::new(Metrics::new());
     let keys = data_keys(ring, &config.keys, limits.data_keys, (&metrics, &control));

@@ -58,6 +58,10 @@ pub enum KmsKey {
         key: String,
         /// Trust roots instead of the built-in ones.
         ca_file: Option<PathBuf>,
+        /// How relay proves itself, by the variables that Azure's own libraries read.
+        login: AzureLogin,
+        /// Where tokens come from, if not from the public cloud (`AZURE_AUTHORITY_HOST`).
+        authority: Option<String>,
     },
     /// The transit engine of OpenBao or HashiCorp Vault.
     Transit {
@@ -74,6 +78,30 @@ pub enum KmsKey {
         /// Trust roots instead of the built-in ones.
         ca_file: Option<PathBuf>,
     },
+}
+
+/// How relay proves itself to Azure.
+pub enum AzureLogin {
+    /// `AZURE_CLIENT_SECRET`, with `AZURE_TENANT_ID` and `AZURE_CLIENT_ID`.
+    Secret {
+        /// The tenant's id.
+        tenant: String,
+        /// The application's id.
+        client: String,
+        /// Its secret.
+        secret: Secret,
+    },
+    /// `AZURE_FEDERATED_TOKEN_FILE`, which the workload identity webhook sets with the other two.
+    Workload {
+        /// The tenant's id.
+        tenant: String,
+        /// The application's id.
+        client: String,
+        /// The token's file.
+        file: PathBuf,
+    },
+    /// Neither: the managed identity, which `AZURE_CLIENT_ID` may choose.
+    Managed(Option<String>),
 }
 
 /// How relay logs in at OpenBao or Vault.

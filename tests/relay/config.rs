@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use relay::cli::{check, init};
-use relay::config::{self, CallerKeys, Config, Files, KmsKey, OnReflect, Report, StoreChoice};
+use relay::config::{self, AzureLogin, CallerKeys, Config, Files, KmsKey, OnReflect, Report, StoreChoice};
 
 /// What `relay init` and people start from; rows below change one line of it.
 const GOOD: &str = r#"[server]
@@ -232,6 +232,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"aws\"\nkey = \"mrk-1\"\nendpoint = \"http://kms.internal\"", r#"12:12: [keys] endpoint is no https:// address of a key service | write https://host or https://host:port; http:// is for this machine alone"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"gcp\"\nkey = \"projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1\"", r#"11:7: [keys] key is no key's resource name, without a version | write key = "projects/P/locations/L/keyRings/R/cryptoKeys/K""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nkey = \"relay\"", r#"9:2: [keys] has no vault | write vault = "https://NAME.vault.azure.net""#),
+    ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nvault = \"http://localhost:8443\"\nkey = \"relay\"", r#"11:1: [keys] vault is not https://, and Azure's client shows its token over TLS alone | write vault = "https://NAME.vault.azure.net""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nvault = \"https://v.example\"\nkey = \"a/b\"", r#"12:7: [keys] key is no name: letters, digits, - _ and . only | write the name of an RSA key in that vault: key = "relay""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"", r#"9:2: [keys] has no token | write token = "file:bao.token", or role_id and secret_id = "file:secret_id""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"env:ADMIN\"\nrole_id = \"r\"", r#"13:1: [keys] has both token and role_id | keep one way to log in"#),
@@ -304,6 +305,48 @@ fn each_mistake_gives_its_own_error_at_its_own_place() {
             })
             .collect();
         assert_eq!(errors, [*wanted], "{mistake}");
+    }
+}
+
+#[test]
+fn azures_own_variables_choose_how_relay_proves_itself_to_azure() {
+    let keys = "provider = \"azure\"\nvault = \"https://v.example\"\nkey = \"relay\"";
+    let text = GOOD.replace("provider = \"local\"\nfile = \"relay.key\"", keys);
+    let [tenant, client] = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+    let [secret, file] = [("AZURE_CLIENT_SECRET", "s"), ("AZURE_FEDERATED_TOKEN_FILE", "/f")];
+    let login = |pairs: &[(&str, &str)]| match usable(&text, pairs).keys.current {
+        KmsKey::Azure { login, authority, .. } => {
+            let login = match login {
+                AzureLogin::Secret { tenant, client, secret } if secret.equals(b"s") => {
+                    format!("secret {tenant} {client}")
+                }
+                AzureLogin::Secret { .. } => "another secret".to_owned(),
+                AzureLogin::Workload { tenant, client, file } => {
+                    format!("workload {tenant} {client} {}", file.display())
+                }
+                AzureLogin::Managed(client) => format!("managed {client:?}"),
+            };
+            format!("{login} {authority:?}")
+        }
+        _ => panic!("no key in Azure"),
+    };
+    let authority = ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us");
+    assert_eq!(login(&[]), "managed None None");
+    assert_eq!(login(&[client]), "managed Some(\"c\") None");
+    assert_eq!(login(&[tenant, client, ("AZURE_CLIENT_SECRET", "")]), "managed Some(\"c\") None");
+    assert_eq!(login(&[tenant, client, file]), "workload t c /f None");
+    assert_eq!(login(&[tenant, client, secret, file]), "secret t c None");
+    let us = "secret t c Some(\"https://login.microsoftonline.us\")";
+    assert_eq!(login(&[tenant, client, secret, authority]), us);
+    for (given, pairs) in [
+        ("AZURE_CLIENT_SECRET", &[secret, client][..]),
+        ("AZURE_CLIENT_SECRET", &[secret, tenant, file]),
+        ("AZURE_FEDERATED_TOKEN_FILE", &[file]),
+    ] {
+        let wanted = format!(
+            "relay.toml:10:1: the environment has {given} without AZURE_TENANT_ID and AZURE_CLIENT_ID"
+        );
+        assert_eq!(errors(&text, pairs), [wanted]);
     }
 }
 

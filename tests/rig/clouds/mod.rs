@@ -5,6 +5,8 @@
 //! relay's own client. They serve tests in this process, and others by `tests/fakes`.
 
 pub mod aws;
+pub mod azure;
+pub mod gcp;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
