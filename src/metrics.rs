@@ -28,6 +28,31 @@ pub struct Metrics {
     jwks_reads: Family<JwksLabels, Counter>,
     jwks_keys: Family<IssuerLabel, Gauge<i64, AtomicI64>>,
     jwks_read_at: Family<IssuerLabel, Gauge<i64, AtomicI64>>,
+    kms_calls: Family<KmsCallLabels, Counter>,
+    kms_state: Family<KmsStateLabels, Gauge<i64, AtomicI64>>,
+    data_keys: Gauge<i64, AtomicI64>,
+    dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KmsCallLabels {
+    provider: &'static str,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KmsStateLabels {
+    provider: &'static str,
+    /// 0 wraps now, others only unwrap.
+    place: u64,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DependencyLabels {
+    dependency: &'static str,
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +116,10 @@ impl Metrics {
             reflected: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
+            kms_calls: Family::default(),
+            kms_state: Family::default(),
+            data_keys: Gauge::default(),
+            dependency_state: Family::default(),
             jwks_reads: Family::default(),
             jwks_keys: Family::default(),
             jwks_read_at: Family::default(),
@@ -114,6 +143,7 @@ impl Metrics {
         );
         registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
         registry.register("connections", "Open connections from apps", made.connections.clone());
+        made.register_keys(&mut registry);
         registry.register("jwks_reads", "Readings of issuers' keys by outcome", made.jwks_reads.clone());
         registry.register(
             "jwks_keys",
@@ -133,6 +163,42 @@ impl Metrics {
             build,
         );
         Self { registry, ..made }
+    }
+
+    fn register_keys(&self, registry: &mut Registry) {
+        registry.register(
+            "kms_calls",
+            "Calls to the KMS, by what for and how they ended",
+            self.kms_calls.clone(),
+        );
+        registry.register("kms_state", "1 for the state that a KMS key is in", self.kms_state.clone());
+        registry.register("data_keys", "Data keys held unwrapped in memory", self.data_keys.clone());
+        registry.register(
+            "dependency_state",
+            "1 for the state that something relay depends on is in",
+            self.dependency_state.clone(),
+        );
+    }
+
+    /// Counts one call to a KMS.
+    pub fn kms_call(&self, provider: &'static str, operation: &'static str, outcome: &'static str) {
+        self.kms_calls.get_or_create(&KmsCallLabels { provider, operation, outcome }).inc();
+    }
+
+    /// Says whether a KMS key is in this state.
+    pub fn kms_state(&self, provider: &'static str, place: usize, state: &'static str, is: bool) {
+        let place = u64::try_from(place).unwrap_or(u64::MAX);
+        self.kms_state.get_or_create(&KmsStateLabels { provider, place, state }).set(is.into());
+    }
+
+    /// Data keys held.
+    pub fn data_keys(&self, held: u64) {
+        self.data_keys.set(i64::try_from(held).unwrap_or(i64::MAX));
+    }
+
+    /// Says whether a dependency is in this state.
+    pub fn dependency_state(&self, dependency: &'static str, state: &'static str, is: bool) {
+        self.dependency_state.get_or_create(&DependencyLabels { dependency, state }).set(is.into());
     }
 
     /// The handles of one integration.

@@ -12,11 +12,17 @@ use tokio::runtime::Handle;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
+#[cfg(feature = "azure")]
+use crate::config::AzureLogin;
 use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
 #[cfg(feature = "aws")]
 use crate::kms::aws::{Aws, AwsSetup};
+#[cfg(feature = "azure")]
+use crate::kms::azure::{self, Azure};
 use crate::kms::cached::DataKeys;
+#[cfg(feature = "gcp")]
+use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
 use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
@@ -28,16 +34,16 @@ use crate::store::sled::Sled;
 pub(crate) const AUDIT_KEY: &str = "audit-key";
 
 /// The KMS keys as configured: the one that wraps and those before it.
-pub(crate) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
-    let current = open_kms(&keys.current).await?;
+pub(crate) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyring, StartError> {
+    let current = open_kms(&keys.current, control).await?;
     let mut previous = Vec::new();
     for key in &keys.previous {
-        previous.push(open_kms(key).await?);
+        previous.push(open_kms(key, control).await?);
     }
     Ok(Keyring::new(current, previous, keys.shown))
 }
 
-async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
+async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartError> {
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
         KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
@@ -49,7 +55,25 @@ async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
         }
         #[cfg(not(feature = "aws"))]
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
+        #[cfg(feature = "gcp")]
+        KmsKey::Gcp { key, endpoint } => {
+            let (key, endpoint) = (key.clone(), endpoint.clone());
+            // Google's client keeps a task that renews its token on the runtime that built it.
+            let connecting = control.spawn(async move { Gcp::connect(&key, endpoint.as_deref()).await });
+            let connected = connecting.await.map_err(failed("[keys] provider"))?;
+            Arc::new(connected.map_err(failed("[keys] provider"))?)
+        }
+        #[cfg(not(feature = "gcp"))]
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
+        #[cfg(feature = "azure")]
+        KmsKey::Azure { vault, key, ca_file, login, authority } => {
+            let roots = ca_file.as_deref().map(trust_roots).transpose()?;
+            let (roots, authority) = (roots.as_deref(), authority.as_deref());
+            let reach = azure::Reach { vault, key, roots, authority };
+            let opened = Azure::new(&reach, azure_login(login));
+            Arc::new(opened.map_err(failed("[keys] provider"))?)
+        }
+        #[cfg(not(feature = "azure"))]
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),
         KmsKey::Transit { address, mount, key, login, namespace, ca_file } => {
             let ca_pem = ca_file.as_deref().map(trust_roots).transpose()?;
@@ -69,6 +93,15 @@ async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
 fn trust_roots(file: &Path) -> Result<Vec<u8>, StartError> {
     let why = |error| format!("{}: {error}", file.display());
     std::fs::read(file).map_err(|error| StartError { what: "[keys] ca_file", why: why(error) })
+}
+
+#[cfg(feature = "azure")]
+fn azure_login(login: &AzureLogin) -> azure::Login<'_> {
+    match login {
+        AzureLogin::Secret { tenant, client, secret } => azure::Login::Secret { tenant, client, secret },
+        AzureLogin::Workload { tenant, client, file } => azure::Login::Workload { tenant, client, file },
+        AzureLogin::Managed(client) => azure::Login::Managed(client.as_deref()),
+    }
 }
 
 fn not_built_in(provider: &str) -> StartError {

@@ -12,6 +12,7 @@ pub mod env;
 pub mod exit;
 pub mod health;
 pub mod init;
+mod key;
 mod launch;
 pub mod process;
 pub mod run;
@@ -82,6 +83,9 @@ enum Command {
     /// Works on the secrets of a running relay
     #[command(subcommand)]
     Secret(secret::Command),
+    /// Works on the keys of a running relay
+    #[command(subcommand)]
+    Key(key::Command),
     /// Mints and reads callers' tokens
     #[command(subcommand)]
     Token(token_command::Command),
@@ -175,6 +179,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
             Ok(init::run(&dir, local_issuer, key, &mut context.out, &mut context.err))
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
+        Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Doctor { config } => doctor::run(context, &config),

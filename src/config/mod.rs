@@ -33,7 +33,7 @@ use crate::secret::Secret;
 
 pub use callers::{Algorithm, CallerKeys, Callers, Claim, JwksAddress, JwksToken};
 pub use keys::known as known_keys;
-pub use kms::{Keys, KmsKey, TransitLogin};
+pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use report::{Finding, Report, Severity};
 

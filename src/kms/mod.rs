@@ -6,7 +6,15 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 pub mod cached;
+#[cfg(any(feature = "azure", feature = "gcp"))]
+mod cloud;
+#[cfg(feature = "gcp")]
+mod crc32c;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 pub mod keyring;
 pub mod local;
 pub mod transit;

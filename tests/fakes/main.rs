@@ -18,12 +18,27 @@ use serde_json::{Value, json};
 /// A fake, and what a client needs beside its address.
 type Started = (Fake, Value);
 
-const FAKES: &[(&str, fn() -> Started)] = &[("aws", aws)];
+const FAKES: &[(&str, fn() -> Started)] = &[("aws", aws), ("azure", azure), ("gcp", gcp)];
 
 fn aws() -> Started {
     let kms = clouds::aws::AwsKms::start();
     let says = json!({ "region": clouds::aws::REGION, "keys": [clouds::aws::KEY, clouds::aws::OTHER_KEY] });
     (kms.fake, says)
+}
+
+fn azure() -> Started {
+    use clouds::azure::{CLIENT, CLIENT_SECRET, HOST, KEY, TENANT};
+    let (fake, _, ca_pem) = clouds::azure::start();
+    let says = json!({
+        "scheme": "https", "host": HOST, "ca_pem": ca_pem, "key": KEY,
+        "tenant": TENANT, "client": CLIENT, "client_secret": CLIENT_SECRET,
+    });
+    (fake, says)
+}
+
+fn gcp() -> Started {
+    use clouds::gcp::{KEY, RING};
+    (clouds::gcp::start().0, json!({ "ring": RING, "key": KEY }))
 }
 
 fn main() -> ExitCode {

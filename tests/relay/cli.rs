@@ -214,7 +214,7 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
     let mut home = Home::new();
     assert!(home.ok(&["check"], None).contains("valid"), "what init wrote is valid");
     home.run();
-    assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 4);
+    assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 6);
 
     let printed = home.ok(
         &["secret", "add", "--customer", "acme", "--integration", "github", "--label", "Acme bot"],
@@ -253,6 +253,8 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
         [format!("Bearer {second}")],
         "the new value serves at once"
     );
+    assert_eq!(home.ok(&["key", "purge"], None), "1 data key left memory\n");
+    assert_eq!(home.ok(&["key", "purge"], None), "0 data keys left memory\n");
     home.ok(&["secret", "disable", &id], None);
     assert_eq!(home.get(&path, &token).code(), "secret_disabled");
     home.ok(&["secret", "enable", &id], None);
@@ -419,7 +421,7 @@ fn json_is_for_programs_everywhere() {
     let id = home.add("acme");
     let token = home.token("acme");
     assert_eq!(home.get(&format!("/github/{id}/x"), &token).status, 200);
-    let rows: [(&[&str], Option<&[u8]>); 10] = [
+    let rows: [(&[&str], Option<&[u8]>); 11] = [
         (&["check"], None),
         (&["health"], None),
         (&["secret", "list", "--customer", "acme"], None),
@@ -428,6 +430,7 @@ fn json_is_for_programs_everywhere() {
         (&["secret", "disable", &id], None),
         (&["secret", "enable", &id], None),
         (&["secret", "rotate", &id], Some(b"another-value-of-it")),
+        (&["key", "purge"], None),
         (&["token", "mint", "--customer", "acme"], None),
         (&["token", "inspect"], Some(token.as_bytes())),
     ];

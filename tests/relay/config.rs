@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use relay::cli::{check, init};
-use relay::config::{self, CallerKeys, Config, Files, KmsKey, OnReflect, Report, StoreChoice};
+use relay::config::{self, AzureLogin, CallerKeys, Config, Files, KmsKey, OnReflect, Report, StoreChoice};
 
 /// What `relay init` and people start from; rows below change one line of it.
 const GOOD: &str = r#"[server]
@@ -232,6 +232,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"aws\"\nkey = \"mrk-1\"\nendpoint = \"http://kms.internal\"", r#"12:12: [keys] endpoint is no https:// address of a key service | write https://host or https://host:port; http:// is for this machine alone"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"gcp\"\nkey = \"projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1\"", r#"11:7: [keys] key is no key's resource name, without a version | write key = "projects/P/locations/L/keyRings/R/cryptoKeys/K""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nkey = \"relay\"", r#"9:2: [keys] has no vault | write vault = "https://NAME.vault.azure.net""#),
+    ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nvault = \"http://localhost:8443\"\nkey = \"relay\"", r#"11:1: [keys] vault is not https://, and Azure's client shows its token over TLS alone | write vault = "https://NAME.vault.azure.net""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nvault = \"https://v.example\"\nkey = \"a/b\"", r#"12:7: [keys] key is no name: letters, digits, - _ and . only | write the name of an RSA key in that vault: key = "relay""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"", r#"9:2: [keys] has no token | write token = "file:bao.token", or role_id and secret_id = "file:secret_id""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"env:ADMIN\"\nrole_id = \"r\"", r#"13:1: [keys] has both token and role_id | keep one way to log in"#),
@@ -239,6 +240,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"hvs.literal\"", r#"13:9: [keys] token is a secret and may not stand in relay.toml itself | write token = "file:PATH" or token = "env:NAME", and replace this secret"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ncontext = \"secret\"", r#"12:11: [keys] context is not one of those that relay has | write "name" or "hash""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ndata_key_max_age = \"1s\"", r#"12:20: [keys] data_key_max_age must be from 1h to 10years | write a duration from 1h to 10years"#),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"100ms\"", "12:17: [keys] refresh_after must be from 1s to 1day | write a duration from 1s to 1day"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nserve_at_most = \"2days\"", "12:17: [keys] serve_at_most must be from 2s to 1day | write a duration from 2s to 1day"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"1h\"", "12:1: [keys] serve_at_most is not longer than refresh_after | leave time between them: it is how long an outage of the KMS is bridged"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"5m\"\nserve_at_most = \"5m\"", "13:1: [keys] serve_at_most is not longer than refresh_after | leave time between them: it is how long an outage of the KMS is bridged"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\ncalls_per_second = 0", "12:20: [keys] calls_per_second must be a whole number from 1 to 10000 | write a number from 1 to 10000"),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\nprevious = [\"old.key\"]", r#"12:13: previous of [keys] is a list of tables; this is a text | write { provider = "local", file = "old.key" }"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\nprevious = [{ provider = \"local\", file = \"old.key\", path = \"x\" }]", r#"12:53: unknown key "path" in previous of [keys]; it belongs to [store] or [audit] | move it to [store] or [audit]"#),
     (r#"provider = "local""#, r#"provider = "vault""#, r#"10:12: [keys] provider is not one of those that relay has | write "local" or "aws" or "gcp" or "azure" or "transit""#),
@@ -299,6 +305,48 @@ fn each_mistake_gives_its_own_error_at_its_own_place() {
             })
             .collect();
         assert_eq!(errors, [*wanted], "{mistake}");
+    }
+}
+
+#[test]
+fn azures_own_variables_choose_how_relay_proves_itself_to_azure() {
+    let keys = "provider = \"azure\"\nvault = \"https://v.example\"\nkey = \"relay\"";
+    let text = GOOD.replace("provider = \"local\"\nfile = \"relay.key\"", keys);
+    let [tenant, client] = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+    let [secret, file] = [("AZURE_CLIENT_SECRET", "s"), ("AZURE_FEDERATED_TOKEN_FILE", "/f")];
+    let login = |pairs: &[(&str, &str)]| match usable(&text, pairs).keys.current {
+        KmsKey::Azure { login, authority, .. } => {
+            let login = match login {
+                AzureLogin::Secret { tenant, client, secret } if secret.equals(b"s") => {
+                    format!("secret {tenant} {client}")
+                }
+                AzureLogin::Secret { .. } => "another secret".to_owned(),
+                AzureLogin::Workload { tenant, client, file } => {
+                    format!("workload {tenant} {client} {}", file.display())
+                }
+                AzureLogin::Managed(client) => format!("managed {client:?}"),
+            };
+            format!("{login} {authority:?}")
+        }
+        _ => panic!("no key in Azure"),
+    };
+    let authority = ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us");
+    assert_eq!(login(&[]), "managed None None");
+    assert_eq!(login(&[client]), "managed Some(\"c\") None");
+    assert_eq!(login(&[tenant, client, ("AZURE_CLIENT_SECRET", "")]), "managed Some(\"c\") None");
+    assert_eq!(login(&[tenant, client, file]), "workload t c /f None");
+    assert_eq!(login(&[tenant, client, secret, file]), "secret t c None");
+    let us = "secret t c Some(\"https://login.microsoftonline.us\")";
+    assert_eq!(login(&[tenant, client, secret, authority]), us);
+    for (given, pairs) in [
+        ("AZURE_CLIENT_SECRET", &[secret, client][..]),
+        ("AZURE_CLIENT_SECRET", &[secret, tenant, file]),
+        ("AZURE_FEDERATED_TOKEN_FILE", &[file]),
+    ] {
+        let wanted = format!(
+            "relay.toml:10:1: the environment has {given} without AZURE_TENANT_ID and AZURE_CLIENT_ID"
+        );
+        assert_eq!(errors(&text, pairs), [wanted]);
     }
 }
 

@@ -2,7 +2,11 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "azure")]
+mod azure;
 mod conformance;
+#[cfg(feature = "gcp")]
+mod gcp;
 
 mod local {
     use std::sync::Arc;

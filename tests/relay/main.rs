@@ -40,6 +40,8 @@ mod codings;
 mod config;
 /// The tree of crates: licences, bans, second versions.
 mod crates;
+/// What relay does while something that it depends on does not work, cell by cell.
+mod dependencies;
 /// `relay dev` and its built-in vendor.
 mod dev;
 /// An integration's own port and host name, TLS and Unix sockets on the app's side.

@@ -41,7 +41,7 @@ const LEAST: u64 = 64 << 20;
 /// Makes a data key and opens it again.
 pub(super) async fn keys(config: &Config, findings: &mut Findings) -> Option<Keyring> {
     let check = "keys";
-    let ring = match timeout(CALL, open_keyring(&config.keys)).await {
+    let ring = match timeout(CALL, open_keyring(&config.keys, &Handle::current())).await {
         Ok(Ok(ring)) => ring,
         Ok(Err(error)) => {
             findings.fail(check, error.to_string(), "see [keys] in relay.toml");
