@@ -73,6 +73,7 @@ pub(super) async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
+    admin.takes_new()?;
     let asked: Add = json(body).await?;
     let expires_at = asked.expires_at.map(|text| {
         clock::parse_rfc3339(&text).ok_or(Refusal::new(
@@ -127,6 +128,7 @@ pub(super) async fn add_version(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
+    admin.takes_new()?;
     let id = parsed(&id)?;
     let asked: AddVersion = json(body).await?;
     let trace = admin.begin("secret.rotate", &About::secret(id)).await?;

@@ -2,6 +2,7 @@
 //!
 //! With `corridor` the only file that names concrete ones.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -13,7 +14,7 @@ use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 #[cfg(feature = "azure")]
 use crate::config::AzureLogin;
-use crate::config::{Config, Keys, KmsKey, StoreChoice};
+use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
 #[cfg(feature = "aws")]
 use crate::kms::aws::{Aws, AwsSetup};
@@ -24,14 +25,16 @@ use crate::kms::cached::DataKeys;
 use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
+use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::sled::Sled;
 
-const AUDIT_KEY: &str = "audit-key";
+/// Where the audit's signing key stands in the store.
+pub(crate) const AUDIT_KEY: &str = "audit-key";
 
 /// The KMS keys as configured: the one that wraps and those before it.
-pub(super) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyring, StartError> {
+pub(crate) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyring, StartError> {
     let current = open_kms(&keys.current, control).await?;
     let mut previous = Vec::new();
     for key in &keys.previous {
@@ -65,7 +68,7 @@ async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartE
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
         #[cfg(feature = "azure")]
         KmsKey::Azure { vault, key, ca_file, login, authority } => {
-            let roots = ca_file.as_ref().map(std::fs::read).transpose().map_err(failed("[keys] ca_file"))?;
+            let roots = ca_file.as_deref().map(trust_roots).transpose()?;
             let (roots, authority) = (roots.as_deref(), authority.as_deref());
             let reach = azure::Reach { vault, key, roots, authority };
             let opened = Azure::new(&reach, azure_login(login));
@@ -73,8 +76,24 @@ async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartE
         }
         #[cfg(not(feature = "azure"))]
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),
-        KmsKey::Transit { .. } => return Err(not_built_in("transit")),
+        KmsKey::Transit { address, mount, key, login, namespace, ca_file } => {
+            let ca_pem = ca_file.as_deref().map(trust_roots).transpose()?;
+            let login = match login {
+                TransitLogin::Token(token) => Login::Token(token),
+                TransitLogin::AppRole { mount, role_id, secret_id } => {
+                    Login::AppRole { mount, role_id, secret_id }
+                }
+            };
+            let (namespace, ca_pem) = (namespace.as_deref(), ca_pem.as_deref());
+            let setup = TransitSetup { address, mount, key, namespace, login, ca_pem };
+            Arc::new(Transit::open(&setup).map_err(failed("[keys]"))?)
+        }
     })
+}
+
+fn trust_roots(file: &Path) -> Result<Vec<u8>, StartError> {
+    let why = |error| format!("{}: {error}", file.display());
+    std::fs::read(file).map_err(|error| StartError { what: "[keys] ca_file", why: why(error) })
 }
 
 #[cfg(feature = "azure")]
@@ -92,7 +111,7 @@ fn not_built_in(provider: &str) -> StartError {
     StartError { what: "[keys] provider", why }
 }
 
-pub(super) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
     match choice {
         StoreChoice::Memory => Ok(Arc::new(Memory::new())),
         StoreChoice::Sled { path } => {

@@ -7,10 +7,12 @@ pub mod audit;
 mod audit_command;
 pub mod check;
 pub mod dev;
+mod doctor;
 pub mod env;
 pub mod exit;
 pub mod health;
 pub mod init;
+mod key;
 mod launch;
 pub mod process;
 pub mod run;
@@ -81,12 +83,21 @@ enum Command {
     /// Works on the secrets of a running relay
     #[command(subcommand)]
     Secret(secret::Command),
+    /// Works on the keys of a running relay
+    #[command(subcommand)]
+    Key(key::Command),
     /// Mints and reads callers' tokens
     #[command(subcommand)]
     Token(token_command::Command),
     /// Reads and verifies the audit
     #[command(subcommand)]
     Audit(audit_command::Command),
+    /// Looks at everything that relay needs, and says what to do: relay doctor --config relay.toml
+    Doctor {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+        config: PathBuf,
+    },
     /// Whether the running relay is ready: relay health
     Health {
         #[command(flatten)]
@@ -168,8 +179,10 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
             Ok(init::run(&dir, local_issuer, key, &mut context.out, &mut context.err))
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
+        Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
+        Command::Doctor { config } => doctor::run(context, &config),
         Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
     }
 }

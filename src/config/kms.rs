@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::kms::Shown;
+use crate::kms::cached::{Ages, Pace};
 use crate::secret::Secret;
 
 /// `[keys]`
@@ -18,6 +19,10 @@ pub struct Keys {
     pub shown: Shown,
     /// When a customer gets a new data key by itself; `None` is never.
     pub data_key_max_age: Option<Duration>,
+    /// How long an unwrapped data key is served (`refresh_after`, `serve_at_most`).
+    pub ages: Ages,
+    /// How fast each KMS key is called (`calls_per_second`).
+    pub pace: Pace,
 }
 
 /// One KMS key and how it is reached.
@@ -117,6 +122,13 @@ pub enum TransitLogin {
 impl Keys {
     /// One KMS key and nothing else set.
     pub const fn of(current: KmsKey) -> Self {
-        Self { current, previous: Vec::new(), shown: Shown::Name, data_key_max_age: None }
+        Self {
+            current,
+            previous: Vec::new(),
+            shown: Shown::Name,
+            data_key_max_age: None,
+            ages: Ages::DEFAULT,
+            pace: Pace::DEFAULT,
+        }
     }
 }

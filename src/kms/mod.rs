@@ -17,6 +17,7 @@ mod crc32c;
 pub mod gcp;
 pub mod keyring;
 pub mod local;
+pub mod transit;
 mod wrapped;
 
 use std::pin::Pin;

@@ -88,6 +88,11 @@ pub trait Store: Send + Sync {
     /// Writes a store-wide record.
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()>;
 
+    /// Whether there is space for new rows; for readiness.
+    fn has_room(&self) -> Call<'_, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
     /// The change feed: every acknowledged write, before its acknowledgement. A receiver that lagged
     /// must forget everything.
     fn changes(&self) -> broadcast::Receiver<Change>;

@@ -23,6 +23,7 @@ mod local {
             kms: open("one.key"),
             other: open("other.key"),
             binds: true,
+            denies_what_is_not_its_own: false,
             service: Box::new(folder),
         }
     });

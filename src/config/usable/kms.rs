@@ -10,6 +10,7 @@ use super::super::written::{Given, Table, Written};
 use super::super::{AzureLogin, Keys, KmsKey, TransitLogin};
 use super::{GivenPath, section};
 use crate::kms::Shown;
+use crate::kms::cached::{Ages, Pace};
 use crate::secret::Secret;
 
 /// What `[keys]` said, and the key file for the check that no two things share a path.
@@ -58,6 +59,7 @@ pub(super) fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<Read> 
     let current = kms_key(written, &table);
     let shown = written.choice(&table, "context", &[("name", Shown::Name), ("hash", Shown::Hash)], &[]);
     let data_key_max_age = max_age(written, &table);
+    let (ages, pace) = (ages(written, &table), pace(written, &table));
     let mut previous = Vec::new();
     for member in written.list(&table, "previous").unwrap_or_default() {
         let fix = "write { provider = \"local\", file = \"old.key\" }";
@@ -66,7 +68,8 @@ pub(super) fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<Read> 
         previous.extend(kms_key(written, &table).map(|(key, _)| key));
     }
     let (current, file) = current?;
-    Some(Read { keys: Keys { current, previous, shown: shown.unwrap_or_default(), data_key_max_age }, file })
+    let shown = shown.unwrap_or_default();
+    Some(Read { keys: Keys { current, previous, shown, data_key_max_age, ages, pace }, file })
 }
 
 fn max_age(written: &mut Written<'_>, table: &Table<'_>) -> Option<Duration> {
@@ -76,6 +79,25 @@ fn max_age(written: &mut Written<'_>, table: &Table<'_>) -> Option<Duration> {
     // Ten years.
     let (day, most) = (Duration::from_secs(24 * 3600), Duration::from_secs(315_576_000));
     Some(written.duration(table, "data_key_max_age", Duration::from_secs(3600)..=most, 90 * day))
+}
+
+fn ages(written: &mut Written<'_>, table: &Table<'_>) -> Ages {
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    let soft = written.duration(table, "refresh_after", second..=day, Ages::DEFAULT.soft);
+    let hard = written.duration(table, "serve_at_most", 2 * second..=day, Ages::DEFAULT.hard);
+    if soft >= hard {
+        let named = if written.absent(table, "serve_at_most") { "refresh_after" } else { "serve_at_most" };
+        let message = format!("{} serve_at_most is not longer than refresh_after", table.shown);
+        let fix = "leave time between them: it is how long an outage of the KMS is bridged";
+        written.findings.error(&table.place_of(named), message, fix);
+    }
+    Ages { soft, hard }
+}
+
+fn pace(written: &mut Written<'_>, table: &Table<'_>) -> Pace {
+    let default = Pace::DEFAULT;
+    let per_second = written.whole(table, "calls_per_second", 1..=10_000, default.per_second.into());
+    Pace { per_second: u32::try_from(per_second).unwrap_or(default.per_second), ..default }
 }
 
 fn kms_key(written: &mut Written<'_>, table: &Table<'_>) -> Option<(KmsKey, Option<GivenPath>)> {

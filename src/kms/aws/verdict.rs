@@ -92,9 +92,9 @@ where
             let status = answer.raw().status().as_u16();
             answered(operation, status, None, &causes(error))
         }
-        SdkError::TimeoutError(_) => {
-            KmsError::Unavailable(format!("AWS KMS gave no answer to {operation} in time"))
-        }
+        SdkError::TimeoutError(_) => KmsError::Unavailable(format!(
+            "{operation} had no answer in time, from AWS KMS or from where its credentials come"
+        )),
         // No connection, no credentials to sign with, or a request that could not be made.
         _ => KmsError::Unavailable(format!("{operation} did not reach AWS KMS: {}", shown(&causes(error)))),
     }

@@ -114,7 +114,7 @@ impl Records {
             told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
-        let follower = inner.clone();
+        let (follower, held) = (inner.clone(), keys.clone());
         control.spawn(async move {
             loop {
                 match feed.recv().await {
@@ -124,8 +124,9 @@ impl Records {
                         // Without workers nobody listens.
                         let _ = follower.told.send(Some(key));
                     }
-                    Ok(Change::DataKeys(_)) => {}
+                    Ok(Change::DataKeys(customer)) => held.forget_customer(&customer),
                     Err(RecvError::Lagged(_)) => {
+                        held.purge();
                         follower.forget_all();
                         let _ = follower.told.send(None);
                     }

@@ -139,6 +139,10 @@ impl Store for Sled {
         })
     }
 
+    fn has_room(&self) -> Call<'_, bool> {
+        self.call(Engine::has_room)
+    }
+
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.engine.changes()
     }

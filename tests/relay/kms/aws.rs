@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use super::conformance::{Subject, acme, conformance, context, data_key, runtime};
 use crate::rig::clouds::Trouble;
 use crate::rig::clouds::aws::{AwsKms, KEY, OTHER_KEY};
+use crate::rig::vendor::{Vendor, answer_to};
 
 conformance!(subject());
 
@@ -18,16 +19,26 @@ fn subject() -> Subject {
     let (runtime, service) = (runtime(), AwsKms::start());
     let open = |key: &str| -> Arc<dyn Kms> { Arc::new(opened(&runtime, &service, key)) };
     let (kms, other) = (open(KEY), open(OTHER_KEY));
-    Subject { runtime, kms, other, binds: true, service: Box::new(service) }
+    Subject {
+        runtime,
+        kms,
+        other,
+        binds: true,
+        denies_what_is_not_its_own: false,
+        service: Box::new(service),
+    }
 }
 
 fn opened(runtime: &Runtime, service: &AwsKms, key: &str) -> Aws {
+    at(runtime, &service.endpoint(), key)
+}
+
+fn at(runtime: &Runtime, endpoint: &str, key: &str) -> Aws {
     let credentials = Credentials::new("AKIDEXAMPLE", "not-a-real-secret-key", None, None, "tests");
-    let endpoint = service.endpoint();
     let setup = AwsSetup {
         key,
         region: None,
-        endpoint: Some(&endpoint),
+        endpoint: Some(endpoint),
         credentials: Some(SharedCredentialsProvider::new(credentials)),
     };
     runtime.block_on(Aws::open(setup)).unwrap()
@@ -99,6 +110,17 @@ fn a_black_hole_is_unavailable_before_relay_itself_gives_up() {
     let error = runtime.block_on(kms.generate(context(&customer, id))).map(drop).unwrap_err();
     assert!(matches!(error, KmsError::Unavailable(_)), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_server_whose_certificate_nobody_vouches_for_is_told_nothing() {
+    let (runtime, vendor) = (runtime(), Vendor::start(|request, out| answer_to(request, out, b"{}")));
+    let kms = at(&runtime, &format!("https://localhost:{}", vendor.port), KEY);
+    let (customer, id) = (acme(), DataKeyId::random());
+    let error = runtime.block_on(kms.generate(context(&customer, id))).map(drop).unwrap_err();
+    assert!(matches!(error, KmsError::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(vendor.received.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -102,6 +102,8 @@ pub struct Fake {
 struct Orders {
     now: watch::Sender<(Trouble, Duration)>,
     calls: Mutex<BTreeMap<String, u64>>,
+    /// Calls that are being answered, and the most that ever were at once.
+    at_once: Mutex<(u64, u64)>,
 }
 
 impl Fake {
@@ -113,7 +115,11 @@ impl Fake {
             .enable_all()
             .build()
             .unwrap();
-        let orders = Arc::new(Orders { now: watch::channel(Default::default()).0, calls: Mutex::default() });
+        let orders = Arc::new(Orders {
+            now: watch::channel(Default::default()).0,
+            calls: Mutex::default(),
+            at_once: Mutex::default(),
+        });
         // Bound from outside of any runtime: whoever starts a fake may stand inside one.
         let [listener, control] = [(); 2].map(|()| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -157,6 +163,11 @@ impl Fake {
     /// Requests in all.
     pub fn all_calls(&self) -> u64 {
         self.orders.calls.lock().unwrap().values().sum()
+    }
+
+    /// The most calls that were ever answered at once.
+    pub fn most_at_once(&self) -> u64 {
+        self.orders.at_once.lock().unwrap().1
     }
 }
 
@@ -228,6 +239,7 @@ async fn serve<C: Cloud>(stream: impl AsyncRead + AsyncWrite + Unpin, cloud: Arc
         async move {
             let asked = whole(request).await.map_err(std::io::Error::other)?;
             *orders.calls.lock().unwrap().entry(cloud.operation(&asked)).or_default() += 1;
+            let _here = Here::come(&orders);
             let (trouble, latency) = *orders.now.borrow();
             if trouble == Trouble::BlackHole {
                 let _ = orders.now.subscribe().wait_for(|now| now.0 != Trouble::BlackHole).await;
@@ -246,6 +258,24 @@ async fn serve<C: Cloud>(stream: impl AsyncRead + AsyncWrite + Unpin, cloud: Arc
     });
     let builder = &mut hyper::server::conn::http1::Builder::new();
     drop(builder.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await);
+}
+
+/// One call that is being answered.
+struct Here<'o>(&'o Orders);
+
+impl<'o> Here<'o> {
+    fn come(orders: &'o Orders) -> Self {
+        let mut at_once = orders.at_once.lock().unwrap();
+        at_once.0 += 1;
+        at_once.1 = at_once.1.max(at_once.0);
+        Self(orders)
+    }
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        self.0.at_once.lock().unwrap().0 -= 1;
+    }
 }
 
 async fn whole(request: Request<Incoming>) -> Result<Asked, hyper::Error> {
