@@ -114,7 +114,7 @@ impl Records {
             told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
-        let (follower, held) = (inner.clone(), keys.clone());
+        let (follower, held, asked) = (inner.clone(), keys.clone(), store.clone());
         control.spawn(async move {
             loop {
                 match feed.recv().await {
@@ -124,7 +124,7 @@ impl Records {
                         // Without workers nobody listens.
                         let _ = follower.told.send(Some(key));
                     }
-                    Ok(Change::DataKeys(customer)) => held.forget_customer(&customer),
+                    Ok(Change::DataKeys(customer)) => check_keys(&*asked, &held, &customer).await,
                     Err(RecvError::Lagged(_)) => {
                         held.purge();
                         follower.forget_all();
@@ -199,6 +199,16 @@ impl Records {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
         Ok(Record { head, sealed: row.sealed, wrapped_key })
+    }
+}
+
+/// A customer's keys at hand are those that the store has, as it has them; one that it does not say is none.
+async fn check_keys(store: &dyn Store, held: &DataKeys, customer: &Customer) {
+    for id in held.held_of(customer) {
+        match store.data_key(customer, id).await {
+            Ok(wrapped) => held.stands_as(customer, id, wrapped.as_deref()),
+            Err(_) => held.forget(customer, id),
+        }
     }
 }
 
