@@ -1,20 +1,23 @@
-//! The operators' listener: secrets, audit key, health, metrics.
+//! The operators' listener: secrets, customers, keys, audit key, health, metrics.
 //!
 //! Apart from the app's listener, with a token of its own. No endpoint returns a value, and the writes go
 //! through `seal`, which cannot read one either. What must never enter: unseal, inject, send; a customer's
 //! name in health or metrics.
 
 mod audit;
+mod customers;
 mod door;
 mod health;
+mod keys;
 mod secrets;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
@@ -22,6 +25,7 @@ use crate::audit::Log;
 use crate::audit::chain::Chain;
 use crate::metrics::Metrics;
 use crate::seal::Sealer;
+use crate::seal::jobs::Jobs;
 use crate::secret::Secret;
 use crate::store::Store;
 
@@ -39,6 +43,8 @@ pub struct Admin {
     pub failures: Failures,
     /// The write path.
     pub sealer: Arc<Sealer>,
+    /// The work on all customers.
+    pub jobs: Arc<Jobs>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
     /// The audit, for its health, key and anchors.
@@ -67,9 +73,16 @@ fn router(admin: Arc<Admin>) -> Router {
     let guarded = Router::new()
         .route("/v1/secrets", get(secrets::list).post(secrets::add))
         .route("/v1/secrets/{id}", get(secrets::show).delete(secrets::remove))
-        .route("/v1/secrets/{id}/versions", post(secrets::add_version))
+        .route("/v1/secrets/{id}/versions", get(secrets::versions).post(secrets::add_version))
+        .route("/v1/secrets/{id}/rollback", post(secrets::rollback))
+        .route("/v1/secrets/{id}/expire", post(secrets::expire))
         .route("/v1/secrets/{id}/disable", post(secrets::disable))
         .route("/v1/secrets/{id}/enable", post(secrets::enable))
+        .route("/v1/customers/{customer}", delete(customers::forget))
+        .route("/v1/integrations/{name}/rebind", post(keys::rebind))
+        .route("/v1/keys", get(keys::status))
+        .route("/v1/keys/rotate", post(keys::rotate))
+        .route("/v1/jobs", get(keys::newest))
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))
         .route_layer(from_fn_with_state(admin.clone(), door::guard));

@@ -4,6 +4,7 @@
 
 mod corridor;
 mod doors;
+mod generation;
 mod providers;
 
 use std::fmt::Display;
@@ -29,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::model::IntegrationName;
 use crate::net::pool::{Pool, PoolLimits};
 use crate::pipeline::{Shared, Worker};
+use crate::seal::jobs::{Habits, Jobs};
 use crate::seal::{SealTarget, Sealer};
 use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
@@ -40,6 +42,7 @@ use crate::store::Store;
 
 use corridor::{routes, surroundings, token_rules};
 use doors::Doors;
+use generation::Generation;
 use providers::{open_keyring, open_log, open_sink, open_store};
 
 /// Tokens whose verdict a worker keeps.
@@ -72,6 +75,8 @@ pub struct Options {
     pub store: Option<Arc<dyn Store>>,
     /// Takes the audit instead of `[audit]`.
     pub sink: Option<Box<dyn Sink>>,
+    /// Starts over a store that is older than its own audit says.
+    pub accept_older_store: bool,
 }
 
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
@@ -90,7 +95,17 @@ pub struct Running {
     admin_stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     grace: Duration,
+    background: Background,
+    generation: Generation,
 }
+
+/// What runs beside the requests and stops before the audit does. Where it is stands in the store.
+struct Background {
+    jobs: Task,
+    generation: Task,
+}
+
+type Task = tokio::task::JoinHandle<()>;
 
 /// Starts a relay as configured. `control` is the runtime of everything that is not the data path.
 ///
@@ -110,7 +125,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
 
-    let Options { observer, kms, store, sink } = options;
+    let Options { observer, kms, store, sink, accept_older_store } = options;
     let limits = config.server.limits.clone();
     let ring = match kms {
         Some(kms) => Keyring::new(kms, [], config.keys.shown),
@@ -125,7 +140,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
     let sealer = Arc::new(sealer.map_err(failed("[keys] and [store]"))?);
     let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
-    let log = open_log(sink, &config, &keys, &store, &control).await?;
+    let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let metrics = Arc::new(Metrics::new());
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
@@ -147,13 +162,24 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         limits,
     };
     let chain = log.chain();
-    let api = api(config.admin.token, &sealer, store, chain.clone(), &parts);
+    let habits = Habits {
+        retain: config.retain,
+        data_key_max_age: config.keys.data_key_max_age,
+        ..Habits::default()
+    };
+    let jobs = Jobs::open(sealer.clone(), log.chain(), habits).await.map_err(failed("[store]"))?;
+    let jobs = Arc::new(jobs);
+    let api = api(config.admin.token, &sealer, &jobs, store.clone(), chain.clone(), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
     let grace = config.server.grace;
     note(&chain, "start").await.map_err(failed("[audit]"))?;
+    let background = Background {
+        jobs: control.spawn(async move { jobs.run().await }),
+        generation: control.spawn(generation.clone().follow()),
+    };
     Ok(Running {
         app,
         doors: own_doors,
@@ -166,6 +192,8 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         admin_stop,
         workers,
         grace,
+        background,
+        generation,
     })
 }
 
@@ -206,6 +234,12 @@ impl Running {
         }
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
+        let Background { jobs, generation } = self.background;
+        for task in [jobs, generation] {
+            task.abort();
+            let _ = task.await;
+        }
+        self.generation.read().await;
         let (workers, log) = (self.workers, self.log);
         let _ = note(&self.chain, "stop").await;
         let closing = tokio::task::spawn_blocking(move || {
@@ -306,12 +340,20 @@ async fn note(chain: &Chain, what: &str) -> Result<(), AuditError> {
     chain.record(&event).await
 }
 
-fn api(token: Secret, sealer: &Arc<Sealer>, store: Arc<dyn Store>, chain: Chain, running: &Parts) -> Admin {
+fn api(
+    token: Secret,
+    sealer: &Arc<Sealer>,
+    jobs: &Arc<Jobs>,
+    store: Arc<dyn Store>,
+    chain: Chain,
+    running: &Parts,
+) -> Admin {
     let draining = running.draining.clone();
     Admin {
         token,
         failures: admin::Failures::default(),
         sealer: sealer.clone(),
+        jobs: jobs.clone(),
         store,
         log: running.log.clone(),
         chain,

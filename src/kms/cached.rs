@@ -106,6 +106,16 @@ impl DataKeys {
         Ok((key, None))
     }
 
+    /// The KMS keys.
+    pub(super) fn ring(&self) -> &Keyring {
+        &self.0.ring
+    }
+
+    /// Where KMS calls run.
+    pub(super) fn control(&self) -> &Handle {
+        &self.0.control
+    }
+
     async fn generate(&self, customer: Customer, id: DataKeyId) -> Result<(Secret, Vec<u8>), KmsError> {
         let ring = self.0.ring.clone();
         let call =
@@ -210,14 +220,14 @@ async fn sweep(shared: Weak<Shared>) {
     }
 }
 
-fn too_slow() -> KmsError {
+pub(super) fn too_slow() -> KmsError {
     KmsError::Unavailable(format!("no answer within {} s", BUDGET.as_secs()))
 }
 
-fn going_down() -> KmsError {
+pub(super) fn going_down() -> KmsError {
     KmsError::Unavailable("the call was given up: relay is shutting down, or the provider failed".to_owned())
 }
 
-fn wrong_length() -> KmsError {
+pub(super) fn wrong_length() -> KmsError {
     KmsError::Broken("it is not 32 bytes long".to_owned())
 }

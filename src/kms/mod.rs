@@ -7,6 +7,7 @@
 pub mod cached;
 pub mod keyring;
 pub mod local;
+mod rewrap;
 mod wrapped;
 
 use std::pin::Pin;

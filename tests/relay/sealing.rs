@@ -1,10 +1,11 @@
 //! Sealed rows open for what they were sealed for, and for nothing else.
 //!
 //! `records` holds the two formats to fixed bytes and to every single-bit change, `keys` the key file and
-//! the cache of data keys, `writing` the operators' write path. Vectors were made by another implementation.
+//! the cache of data keys, `writing` the operators' write path, `rotation` the jobs that seal and wrap anew. Vectors were made by another implementation.
 
 mod keys;
 mod records;
+mod rotation;
 mod writing;
 
 use relay::model::{Customer, FieldName, FieldSpec};

@@ -124,7 +124,7 @@ impl Records {
                         // Without workers nobody listens.
                         let _ = follower.told.send(Some(key));
                     }
-                    Ok(Change::DataKeys(_)) => {}
+                    Ok(Change::DataKeys(customer)) => follower.forget_keys(&customer),
                     Err(RecvError::Lagged(_)) => {
                         follower.forget_all();
                         let _ = follower.told.send(None);
@@ -171,24 +171,38 @@ impl Records {
     async fn look_up(&self, key: Key) -> Result<Option<Arc<Record>>, LookupError> {
         let (customer, id) = &key;
         let generation = self.inner.generation.load(Ordering::Acquire);
-        let Some(row) = self.store.secret(customer, *id).await? else {
+        let Some(found) = self.settled(customer, *id).await? else {
             self.inner.missed.insert(key.clone(), ());
             if self.inner.generation.load(Ordering::Acquire) != generation {
                 self.inner.missed.invalidate(&key);
             }
             return Ok(None);
         };
-        let record = Arc::new(self.verified(row).await?);
+        let record = Arc::new(found);
         self.inner.keep(&key, &record, generation);
         Ok(Some(record))
     }
 
-    async fn verified(&self, row: SecretRow) -> Result<Record, LookupError> {
+    /// The verified record. Between the reading of a row and of its data key the secret may have been sealed
+    /// under another one, and the first removed; then it is the row as it is now.
+    async fn settled(&self, customer: &Customer, id: SecretId) -> Result<Option<Record>, LookupError> {
+        let mut before = None;
+        loop {
+            let Some(row) = self.store.secret(customer, id).await? else { return Ok(None) };
+            let key_id = Head::data_key_of(&row.head)?;
+            if let Some(wrapped) = self.store.data_key(customer, key_id).await? {
+                return self.verified(row, wrapped).await.map(Some);
+            }
+            if before.as_ref() == Some(&row.head) {
+                let why = "the data key that the record names is not in the store";
+                return Err(KmsError::Broken(why.to_owned()).into());
+            }
+            before = Some(row.head);
+        }
+    }
+
+    async fn verified(&self, row: SecretRow, wrapped_key: Bytes) -> Result<Record, LookupError> {
         let key_id = Head::data_key_of(&row.head)?;
-        let wrapped_key =
-            self.store.data_key(&row.customer, key_id).await?.ok_or(KmsError::Broken(
-                "the data key that the record names is not in the store".to_owned(),
-            ))?;
         let key = match self.keys.warm(&row.customer, key_id) {
             Some(key) => key,
             None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
@@ -215,6 +229,14 @@ impl Inner {
         self.found.invalidate(key);
         self.missed.invalidate(key);
         self.shares.give_back(&key.0, key.1);
+    }
+
+    /// A record brings its data key along, wrapped as it was when it was read: by a KMS key that may go soon.
+    fn forget_keys(&self, customer: &Customer) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for id in self.shares.of(customer) {
+            self.forget(&(customer.clone(), id));
+        }
     }
 
     fn forget_all(&self) {
