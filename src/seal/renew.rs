@@ -18,8 +18,8 @@ pub(super) const PAGE: usize = 32;
 /// Which data keys are old enough.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Due {
-    /// Those made before this moment, in milliseconds since 1970.
-    MadeBefore(u64),
+    /// Those made up to this moment, in milliseconds since 1970.
+    MadeUntil(u64),
     /// Those that are this old at that moment, or up to a tenth less, each at its own time, so that keys that
     /// were made together are not all replaced together.
     Older {
@@ -35,7 +35,7 @@ impl Due {
     pub(super) fn is(self, key: DataKeyId) -> bool {
         let Some(made) = key.made_at() else { return true };
         match self {
-            Self::MadeBefore(moment) => made < moment,
+            Self::MadeUntil(moment) => made <= moment,
             Self::Older { than, at } => {
                 let [.., high, low] = key.as_bytes();
                 let earlier = than / 10 * u64::from(u16::from_be_bytes([*high, *low])) / u64::from(u16::MAX);

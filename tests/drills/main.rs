@@ -62,6 +62,8 @@ mod oracle;
 mod rebind;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
+/// Keys are rotated under load without a failed request, and killed in the middle without a loss.
+mod rotate;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
 mod scale;
 /// Thousands of slow clients, and one that is not.
@@ -83,7 +85,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 15] = [
+const DRILLS: [(&str, Drill); 16] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -99,6 +101,7 @@ const DRILLS: [(&str, Drill); 15] = [
     ("slow", slow::run),
     ("rebind", rebind::run),
     ("core", core::run),
+    ("rotate", rotate::run),
 ];
 
 fn main() -> ExitCode {

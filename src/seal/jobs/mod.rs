@@ -116,7 +116,7 @@ impl Job {
     fn due(&self) -> Due {
         match self.work {
             Work::Age { max_age } => Due::Older { than: max_age.saturating_mul(1000), at: self.started },
-            _ => Due::MadeBefore(self.started),
+            _ => Due::MadeUntil(self.started),
         }
     }
 }

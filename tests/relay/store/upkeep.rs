@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use relay::clock::unix_seconds;
 use relay::model::{Customer, DataKeyId, SecretId};
-use relay::store::{Change, Expected, Forgotten, Past, Store, StoreError};
+use relay::store::{Change, Expected, Forgotten, Past, StoreError};
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::{Case, customer, every_engine, long, row};
