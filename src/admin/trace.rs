@@ -75,7 +75,11 @@ impl Admin {
     }
 
     /// And its result behind it, before it is acknowledged.
-    pub(super) async fn finish<T: Made>(&self, trace: Trace, result: Result<T, SealError>) -> Result<T, Refusal> {
+    pub(super) async fn finish<T: Made>(
+        &self,
+        trace: Trace,
+        result: Result<T, SealError>,
+    ) -> Result<T, Refusal> {
         match result {
             Ok(done) => {
                 let mut event = done.about().event(&trace);

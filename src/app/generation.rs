@@ -51,7 +51,11 @@ impl Generation {
 
     /// Whether the newest anchor of the audit, signed with this store's own key, saw more writes than the store
     /// has; what to say then.
-    pub(super) fn behind(&self, sink: &mut dyn Sink, key: PublicKey) -> Result<Option<String>, audit::AuditError> {
+    pub(super) fn behind(
+        &self,
+        sink: &mut dyn Sink,
+        key: PublicKey,
+    ) -> Result<Option<String>, audit::AuditError> {
         let newest = audit::newest_anchor(sink)?.filter(|anchor| anchor.is_signed_by(key));
         let has = self.shown.load(Ordering::Relaxed);
         Ok(newest.filter(|anchor| anchor.generation() > has).map(|anchor| {

@@ -53,6 +53,8 @@ const APP_IDLE: Duration = Duration::from_secs(75);
 const APP_STALLED: Duration = Duration::from_secs(300);
 /// How long open WebSockets have for their goodbyes once the grace is over.
 const GOODBYES: Duration = Duration::from_millis(250);
+/// How often the store is told which secrets were used.
+const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long workers may take to end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -97,12 +99,14 @@ pub struct Running {
     grace: Duration,
     background: Background,
     generation: Generation,
+    records: Records,
 }
 
 /// What runs beside the requests and stops before the audit does. Where it is stands in the store.
 struct Background {
     jobs: Task,
     generation: Task,
+    uses: Task,
 }
 
 type Task = tokio::task::JoinHandle<()>;
@@ -153,6 +157,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         surroundings: surroundings(&config, &own),
     });
     let draining = Arc::new(Draining::default());
+    let records = shared.records.clone();
     let parts = Parts {
         shared,
         log: log.clone(),
@@ -162,11 +167,8 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         limits,
     };
     let chain = log.chain();
-    let habits = Habits {
-        retain: config.retain,
-        data_key_max_age: config.keys.data_key_max_age,
-        ..Habits::default()
-    };
+    let habits =
+        Habits { retain: config.retain, data_key_max_age: config.keys.data_key_max_age, ..Habits::default() };
     let jobs = Jobs::open(sealer.clone(), log.chain(), habits).await.map_err(failed("[store]"))?;
     let jobs = Arc::new(jobs);
     let api = api(config.admin.token, &sealer, &jobs, store.clone(), chain.clone(), &parts);
@@ -179,6 +181,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let background = Background {
         jobs: control.spawn(async move { jobs.run().await }),
         generation: control.spawn(generation.clone().follow()),
+        uses: control.spawn(tell_uses(records.clone())),
     };
     Ok(Running {
         app,
@@ -194,6 +197,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         grace,
         background,
         generation,
+        records,
     })
 }
 
@@ -234,11 +238,12 @@ impl Running {
         }
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
-        let Background { jobs, generation } = self.background;
-        for task in [jobs, generation] {
+        let Background { jobs, generation, uses } = self.background;
+        for task in [jobs, generation, uses] {
             task.abort();
             let _ = task.await;
         }
+        let _ = self.records.tell_uses().await;
         self.generation.read().await;
         let (workers, log) = (self.workers, self.log);
         let _ = note(&self.chain, "stop").await;
@@ -326,6 +331,16 @@ impl Parts {
             draining,
             observer,
             metrics,
+        }
+    }
+}
+
+/// Each minute; what the store does not take is lost, since nobody waits for it.
+async fn tell_uses(records: Records) {
+    loop {
+        tokio::time::sleep(USES_TOLD_EVERY).await;
+        if let Err(error) = records.tell_uses().await {
+            tracing::debug!(%error, "when secrets were last used could not be noted");
         }
     }
 }

@@ -34,9 +34,14 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
     let target = Target::find(context, &which)?;
     if !yes {
         if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(Exit::Usage, "forgetting asks first; give --yes where nobody can answer"));
+            return Err(Failure::new(
+                Exit::Usage,
+                "forgetting asks first; give --yes where nobody can answer",
+            ));
         }
-        context.say(&format!("this deletes every secret and every data key of {name}. Type the customer's name:"));
+        context.say(&format!(
+            "this deletes every secret and every data key of {name}. Type the customer's name:"
+        ));
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
         if answer.trim_end_matches(['\n', '\r']) != name {

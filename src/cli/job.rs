@@ -55,7 +55,9 @@ pub(super) async fn watch(context: &mut Context, target: &Target, begun: &Value)
     }
     match number(&job, "left") {
         0 => Ok(()),
-        left => Err(Failure::failed(format!("{left} could not be moved and stay as they were; the log names them"))),
+        left => Err(Failure::failed(format!(
+            "{left} could not be moved and stay as they were; the log names them"
+        ))),
     }
 }
 

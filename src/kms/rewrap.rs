@@ -53,7 +53,8 @@ impl DataKeys {
     ) -> Result<Vec<u8>, KmsError> {
         let (ring, customer, wrapped) = (self.ring().clone(), customer.clone(), wrapped.to_vec());
         let call = async move {
-            let moved = timeout(BUDGET, ring.rewrap(&customer, id, &wrapped)).await.map_err(|_| too_slow())??;
+            let moved =
+                timeout(BUDGET, ring.rewrap(&customer, id, &wrapped)).await.map_err(|_| too_slow())??;
             timeout(BUDGET, ring.unwrap(&customer, id, &moved)).await.map_err(|_| too_slow())??;
             Ok(moved)
         };

@@ -262,7 +262,9 @@ impl Sealer {
     /// `NotFound`, `Keys`, `Store`, `Unusable`.
     pub async fn show(&self, id: SecretId) -> Result<Summary, SealError> {
         let customer = self.owner(id).await?;
-        Ok(self.row(&customer, id).await?.1.into())
+        let summary = self.row(&customer, id).await?.1.into();
+        let used = self.store.upkeep().last_used(&customer, vec![id]).await?;
+        Ok(Summary { last_used_at: used.into_iter().flatten().next(), ..summary })
     }
 
     /// Up to `limit` of a customer's secrets in the order of their ids, behind `after`.
@@ -290,6 +292,11 @@ impl Sealer {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        let ids = listing.secrets.iter().map(|secret| secret.id).collect();
+        let used = self.store.upkeep().last_used(customer, ids).await?;
+        for (secret, used) in listing.secrets.iter_mut().zip(used) {
+            secret.last_used_at = used;
         }
         Ok(listing)
     }

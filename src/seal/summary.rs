@@ -38,6 +38,9 @@ pub struct Summary {
     /// Until when it may be used.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub expires_at: Option<u64>,
+    /// The hour in which it was last used, a minute late; told where secrets are shown or listed.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub last_used_at: Option<u64>,
 }
 
 /// One page of a customer's secrets.
@@ -113,6 +116,7 @@ impl From<Head> for Summary {
             created_at: head.created_at,
             updated_at: head.updated_at,
             expires_at: head.expires_at,
+            last_used_at: None,
         }
     }
 }

@@ -61,8 +61,10 @@ impl Sealer {
             }
             let key = self.active_key(&customer).await?;
             let mut next = current;
-            next.highest_version =
-                next.highest_version.checked_add(1).ok_or(EnvelopeError::Damaged("there is no version number left"))?;
+            next.highest_version = next
+                .highest_version
+                .checked_add(1)
+                .ok_or(EnvelopeError::Damaged("there is no version number left"))?;
             next.version = next.highest_version;
             next.data_key = key.id();
             next.fields.clone_from(&old.fields);

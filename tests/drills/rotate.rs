@@ -54,7 +54,8 @@ pub fn run(plan: &Plan) -> Figure {
     let killed = kill_in_the_middle(plan, &mut stage, kills, rewrap.seconds.min(data.seconds));
     plan.say("every secret");
     let unopened = unopened(&stage, &town);
-    let changed = fingerprints(&stage, customers).iter().filter(|(id, print)| before.get(*id) != Some(print)).count();
+    let changed =
+        fingerprints(&stage, customers).iter().filter(|(id, print)| before.get(*id) != Some(print)).count();
     let lost = before.len() as u64 - customers * EACH + unopened;
     stage.stop();
 
@@ -204,7 +205,10 @@ fn kill_in_the_middle(plan: &Plan, stage: &mut Stage, kills: u64, seconds: f64) 
         stage.kill();
         if job["ended_at"].is_null() {
             killed.kills += 1;
-            plan.say(&format!("kill {}: {} {} of {}", killed.kills, job["kind"], job["customers"], job["of"]));
+            plan.say(&format!(
+                "kill {}: {} {} of {}",
+                killed.kills, job["kind"], job["customers"], job["of"]
+            ));
         }
         stage.start();
     }

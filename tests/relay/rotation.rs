@@ -51,10 +51,16 @@ fn no_request_fails_while_keys_are_rotated_and_the_old_kms_key_can_go() {
             calls.push((format!("/vendor/{}/x", rig.secret(customer)), token.clone()));
         }
     }
-    let before: Vec<Value> = customers
-        .iter()
-        .map(|customer| rig.admin("GET", &format!("/v1/secrets?customer={customer}"), None).json())
-        .collect();
+    let told = |customer: &String| {
+        let mut told = rig.admin("GET", &format!("/v1/secrets?customer={customer}"), None).json();
+        told["secrets"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .for_each(|secret| drop(secret["last_used_at"].take()));
+        told
+    };
+    let before: Vec<Value> = customers.iter().map(told).collect();
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for place in 0..3 {
@@ -80,12 +86,13 @@ fn no_request_fails_while_keys_are_rotated_and_the_old_kms_key_can_go() {
         over.store(true, Ordering::SeqCst);
     });
     assert!(answered.load(Ordering::SeqCst) > 100, "{answered:?} requests");
-    for (customer, told) in customers.iter().zip(&before) {
-        assert_eq!(&rig.admin("GET", &format!("/v1/secrets?customer={customer}"), None).json(), told);
-    }
+    assert_eq!(customers.iter().map(told).collect::<Vec<_>>(), before, "people see no change");
     let status = rig.admin("GET", "/v1/keys", None).json();
     let [key] = status["keys"].as_array().unwrap().as_slice() else { panic!("{status}") };
-    assert_eq!((&key["data_keys"], &key["store_keys"], &key["wraps_now"]), (&json!(20), &json!(2), &json!(true)));
+    assert_eq!(
+        (&key["data_keys"], &key["store_keys"], &key["wraps_now"]),
+        (&json!(20), &json!(2), &json!(true))
+    );
     assert_eq!((&status["unknown"], &status["job"]["kind"]), (&json!(0), &json!("rewrap")));
 
     let lines = key_lines(rig.folder.path());
@@ -99,10 +106,39 @@ fn no_request_fails_while_keys_are_rotated_and_the_old_kms_key_can_go() {
     }
     let records = rig.audit();
     let notes = |kind: &str, note: &str| {
-        records.iter().filter(|r| r["kind"] == kind && r["note"].as_str().is_some_and(|n| n.starts_with(note))).count()
+        records
+            .iter()
+            .filter(|r| r["kind"] == kind && r["note"].as_str().is_some_and(|n| n.starts_with(note)))
+            .count()
     };
     assert_eq!((notes("admin", "asked"), notes("system", "begun"), notes("system", "ended")), (104, 4, 4));
     assert_eq!(notes("system", "new data key"), 40);
+}
+
+#[test]
+fn a_secret_tells_the_hour_in_which_it_was_last_used() {
+    let mut rig = Rig::plain();
+    let (used, unused) = (rig.secret("acme"), rig.secret("acme"));
+    let token = rig.token("acme");
+    let last = |rig: &Rig, id: &str| {
+        rig.admin("GET", &format!("/v1/secrets/{id}"), None).json()["last_used_at"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let before = relay::clock::unix_seconds();
+    for _ in 0..20 {
+        assert_eq!(rig.get(&format!("/vendor/{used}/x"), &token).status, 200);
+    }
+    refused(&rig.get(&format!("/vendor/{unused}/x"), &rig.token("globex")), Code::SecretNotFound);
+    // Told each minute, and at the end.
+    rig.stop();
+    rig.start();
+    let hour = relay::clock::parse_rfc3339(&last(&rig, &used).expect("it was used")).unwrap();
+    assert!(hour % 3600 == 0 && (before - before % 3600..=relay::clock::unix_seconds()).contains(&hour));
+    assert_eq!(last(&rig, &unused), None);
+    let listed = rig.admin("GET", "/v1/secrets?customer=acme", None).json();
+    let count = listed["secrets"].as_array().unwrap().iter().filter(|s| !s["last_used_at"].is_null()).count();
+    assert_eq!(count, 1);
 }
 
 #[test]
@@ -145,8 +181,14 @@ fn a_forgotten_customers_requests_find_nothing_and_the_audit_says_who_was_forgot
     assert_eq!(rig.admin("DELETE", path, None).status, 404);
     let records = rig.audit();
     let forgets: Vec<&Value> = records.iter().filter(|r| r["method"] == "customer.forget").collect();
-    let notes: Vec<_> = forgets.iter().map(|r| (r["kind"].as_str().unwrap(), r["note"].as_str().unwrap())).collect();
-    let wanted = [("admin", "asked"), ("admin", "done: 1 secrets, 1 data keys"), ("admin", "asked"), ("admin", "not done")];
+    let notes: Vec<_> =
+        forgets.iter().map(|r| (r["kind"].as_str().unwrap(), r["note"].as_str().unwrap())).collect();
+    let wanted = [
+        ("admin", "asked"),
+        ("admin", "done: 1 secrets, 1 data keys"),
+        ("admin", "asked"),
+        ("admin", "not done"),
+    ];
     assert_eq!(notes, wanted);
     assert_eq!(forgets[1]["customer"], odd);
 }
@@ -160,12 +202,13 @@ fn a_secret_whose_vendor_moved_is_used_again_once_it_is_rebound() {
     let old = format!("https://127.0.0.1:{}", rig.vendor.port);
     let toml = rig.toml();
     assert!(toml.contains(&new));
-    let config = config::parse(&toml.replace(&new, &old), "relay.toml", rig.folder.path(), &[], Files::Required);
+    let config =
+        config::parse(&toml.replace(&new, &old), "relay.toml", rig.folder.path(), &[], Files::Required);
     let runtime = Runtime::new().unwrap();
     let config = config.map_err(|report| report.render(false)).unwrap();
-    let running =
-        runtime.block_on(start_with(config, Options::default(), runtime.handle().clone())).unwrap();
-    let body = json!({ "customer": "acme", "integration": "vendor", "fields": { "token": rig.canary.text() } });
+    let running = runtime.block_on(start_with(config, Options::default(), runtime.handle().clone())).unwrap();
+    let body =
+        json!({ "customer": "acme", "integration": "vendor", "fields": { "token": rig.canary.text() } });
     let mut client = Client::connect(running.admin, rig.shown.clone());
     let bearer = format!("Bearer {}", crate::rig::ADMIN_TOKEN);
     let added =
@@ -177,7 +220,8 @@ fn a_secret_whose_vendor_moved_is_used_again_once_it_is_rebound() {
     rig.start();
     let (path, token) = (format!("/vendor/{id}/x"), rig.token("acme"));
     assert_ne!(rig.get(&path, &token).status, 200, "sealed for the old origin");
-    let other = rig.admin("POST", "/v1/integrations/other/rebind", Some(&json!({ "from": [old] }).to_string()));
+    let other =
+        rig.admin("POST", "/v1/integrations/other/rebind", Some(&json!({ "from": [old] }).to_string()));
     assert_eq!(other.status, 404, "{}", other.text());
     for (from, mistake) in [
         (json!([]), "nothing"),
@@ -207,7 +251,11 @@ fn copy(from: &Path, to: &Path) {
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let place = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &place) } else { drop(std::fs::copy(entry.path(), place)) }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &place)
+        } else {
+            drop(std::fs::copy(entry.path(), place))
+        }
     }
 }
 
@@ -237,7 +285,10 @@ fn a_store_older_than_its_own_audit_is_refused_until_that_is_accepted() {
     };
     for attempt in 0..2 {
         let told = try_start(false).map(|_| ()).expect_err("it starts").to_string();
-        assert!(told.contains("older copy") && told.contains("--accept-older-store"), "try {attempt}: {told}");
+        assert!(
+            told.contains("older copy") && told.contains("--accept-older-store"),
+            "try {attempt}: {told}"
+        );
     }
     let running = try_start(true).unwrap();
     runtime.block_on(running.stop());

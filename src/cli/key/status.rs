@@ -16,7 +16,8 @@ pub(super) async fn run(context: &mut Context, which: &Which) -> Result<(), Fail
         let text = |name: &str| key.get(name).and_then(Value::as_str);
         let count = |name: &str| key.get(name).and_then(Value::as_u64).unwrap_or_default();
         let version = text("version").map(|version| format!(" version {version}")).unwrap_or_default();
-        let now = if key.get("wraps_now").and_then(Value::as_bool) == Some(true) { "wraps now" } else { "earlier" };
+        let now =
+            if key.get("wraps_now").and_then(Value::as_bool) == Some(true) { "wraps now" } else { "earlier" };
         context.line(&format!(
             "{:<8} {}{version}  {now}  data keys {} ({} to {})  store keys {}",
             text("provider").unwrap_or("-"),
@@ -29,7 +30,9 @@ pub(super) async fn run(context: &mut Context, which: &Which) -> Result<(), Fail
     }
     match status.get("unknown").and_then(Value::as_u64) {
         None | Some(0) => {}
-        Some(unknown) => context.line(&format!("{unknown} data keys are under KMS keys that [keys] does not name"))?,
+        Some(unknown) => {
+            context.line(&format!("{unknown} data keys are under KMS keys that [keys] does not name"))?
+        }
     }
     match status.get("job").filter(|job| job.is_object()) {
         Some(job) => context.line(&job::line(job)),

@@ -209,7 +209,9 @@ impl Jobs {
     pub async fn open(sealer: Arc<Sealer>, chain: Chain, habits: Habits) -> Result<Self, SealError> {
         let newest = match sealer.store.meta(JOB).await? {
             Some(stored) => Some(serde_json::from_slice(&stored).map_err(|_| {
-                StoreError::Damaged("the state of a job is not what relay wrote: a newer relay did, or it is damaged".into())
+                StoreError::Damaged(
+                    "the state of a job is not what relay wrote: a newer relay did, or it is damaged".into(),
+                )
             })?),
             None => None,
         };

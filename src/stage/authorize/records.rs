@@ -22,6 +22,7 @@ use crate::model::{Customer, SecretId};
 use crate::store::{Change, SecretRow, Store, StoreError};
 
 use super::shares::Shares;
+use super::used::{Pending, Used};
 
 const MISSES: u64 = 10_000;
 const MISS_AGE: Duration = Duration::from_secs(2);
@@ -40,6 +41,7 @@ pub struct Record {
     head: Head,
     sealed: Bytes,
     wrapped_key: Bytes,
+    used: Used,
 }
 
 impl Record {
@@ -56,6 +58,11 @@ impl Record {
     /// The data key that it is sealed under, wrapped: for when the warm one has aged out.
     pub const fn wrapped_key(&self) -> &Bytes {
         &self.wrapped_key
+    }
+
+    /// Notes that the credential is used at this moment, in seconds since 1970.
+    pub fn note_use(&self, at: u64) {
+        self.used.note(at);
     }
 
     fn weight(&self) -> usize {
@@ -89,6 +96,8 @@ struct Inner {
     found: Cache<Key, Arc<Record>>,
     missed: Cache<Key, ()>,
     shares: Arc<Shares>,
+    /// Uses of records that left before the store was told.
+    pending: Arc<Pending>,
     /// Counts invalidations: a lookup that overlapped one must not put its old row back.
     generation: AtomicU64,
     /// Tells the workers what changed, once it is forgotten here; `None` is everything.
@@ -101,7 +110,10 @@ impl Records {
         let weigh = |_: &Key, record: &Arc<Record>| u32::try_from(record.weight()).unwrap_or(u32::MAX);
         let shares = Arc::new(Shares::new(usize::try_from(bytes / 8).unwrap_or(usize::MAX)));
         let returned = shares.clone();
-        let left = move |key: Arc<Key>, _: Arc<Record>, cause: RemovalCause| {
+        let pending = Arc::new(Pending::default());
+        let used = pending.clone();
+        let left = move |key: Arc<Key>, record: Arc<Record>, cause: RemovalCause| {
+            used.take(&key, &record.used);
             if cause.was_evicted() {
                 returned.give_back(&key.0, key.1);
             }
@@ -110,6 +122,7 @@ impl Records {
             found: Cache::builder().max_capacity(bytes).weigher(weigh).eviction_listener(left).build(),
             missed: Cache::builder().max_capacity(MISSES).time_to_live(MISS_AGE).build(),
             shares,
+            pending,
             generation: AtomicU64::new(0),
             told: broadcast::Sender::new(UNTOLD),
         });
@@ -134,6 +147,20 @@ impl Records {
             }
         });
         Self { inner, store, keys }
+    }
+
+    /// Tells the store when secrets were last used, to the hour, of those it was not told of.
+    ///
+    /// # Errors
+    /// The store's own; what it was not told is lost.
+    pub async fn tell_uses(&self) -> Result<(), StoreError> {
+        for (key, record) in &self.inner.found {
+            self.inner.pending.take(&key, &record.used);
+        }
+        for notes in self.inner.pending.batches() {
+            self.store.upkeep().note_used(notes).await?;
+        }
+        Ok(())
     }
 
     /// How often something was forgotten because it changed.
@@ -208,7 +235,7 @@ impl Records {
             None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
         };
         let head = Head::decode(&key, &row.customer, row.id, &row.head)?;
-        Ok(Record { head, sealed: row.sealed, wrapped_key })
+        Ok(Record { head, sealed: row.sealed, wrapped_key, used: Used::default() })
     }
 }
 

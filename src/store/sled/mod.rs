@@ -41,8 +41,7 @@ impl Sled {
     /// [`OpenError`] says what stands in the way and how to mend it.
     pub fn open(path: &Path, control: Handle) -> Result<Self, OpenError> {
         let engine = Engine::open(path)?;
-        upkeep::end_forgetting(&engine)
-            .map_err(|cause| OpenError::Unended { path: path.into(), cause })?;
+        upkeep::end_forgetting(&engine).map_err(|cause| OpenError::Unended { path: path.into(), cause })?;
         Ok(Self { engine: Arc::new(engine), control })
     }
 

@@ -33,7 +33,8 @@ pub(super) fn all(tree: &Tree, customer: &Customer, id: SecretId) -> Result<Vec<
     let mut found = Vec::new();
     for key in tree.scan_prefix(prefix.prefix()).keys() {
         let key = key?;
-        let Some((version, piece)) = key.get(prefix.prefix().len()..).and_then(|rest| rest.split_first_chunk::<4>())
+        let Some((version, piece)) =
+            key.get(prefix.prefix().len()..).and_then(|rest| rest.split_first_chunk::<4>())
         else {
             return Err(damaged("a version's key is too short"));
         };

@@ -163,8 +163,7 @@ impl Upkeep for Sled {
 
 /// Ends what an earlier process began to forget.
 pub(super) fn end_forgetting(engine: &Engine) -> Result<(), StoreError> {
-    let begun =
-        engine.read(|tree| past::customers(tree, &Record::every_forgetting(), None, usize::MAX))?;
+    let begun = engine.read(|tree| past::customers(tree, &Record::every_forgetting(), None, usize::MAX))?;
     for customer in begun {
         forget(engine, &customer)?;
     }

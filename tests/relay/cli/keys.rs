@@ -13,7 +13,10 @@ fn keys_are_rotated_and_told_from_the_command_line() {
     let status = home.ok(&["key", "status"], None);
     assert!(status.contains("wraps now  data keys 2 (") && status.contains("store keys 2"), "{status}");
     let said = home.ok(&["key", "rotate", "--new-version"], None);
-    assert!(said.starts_with("rewrap ended ") && said.contains("customers 2 of 2, moved 2, left 0"), "{said}");
+    assert!(
+        said.starts_with("rewrap ended ") && said.contains("customers 2 of 2, moved 2, left 0"),
+        "{said}"
+    );
     let said = home.ok(&["key", "rotate", "--data"], None);
     assert!(said.starts_with("data ended ") && said.contains("customers 2 of 2, moved 2, left 0"), "{said}");
     let status = home.ok(&["key", "status"], None);

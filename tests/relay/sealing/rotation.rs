@@ -28,7 +28,8 @@ use super::{customer, spec};
 const CANARY: &str = "xoxb-canary-5d1f0c77";
 
 fn target(name: &str, origin: &str) -> SealTarget {
-    let field = FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false };
+    let field =
+        FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),
@@ -192,8 +193,11 @@ async fn new_data_keys_carry_every_version_over_and_the_old_ones_go() {
         }
         for (id, (owner, told, number)) in &before {
             let (head, text) = bench.opened(owner, *id).await.unwrap();
-            let wanted =
-                if number % 3 == 0 { format!("{CANARY}-{number}-second") } else { format!("{CANARY}-{number}") };
+            let wanted = if number % 3 == 0 {
+                format!("{CANARY}-{number}-second")
+            } else {
+                format!("{CANARY}-{number}")
+            };
             assert_eq!(text, wanted, "{name}");
             assert_eq!(&bench.sealer.show(*id).await.unwrap(), told, "{name}: people see no change");
             assert_eq!(head.version, told.version, "{name}");
@@ -237,7 +241,10 @@ async fn a_job_that_is_stopped_anywhere_goes_on_and_loses_nothing() {
                 // What a new process knows: the store alone.
                 bench = Bench::over(store.clone(), kms.clone()).await;
                 let found = bench.jobs.newest().unwrap();
-                assert!(found.is_under_way() && found.id == job.id && found.work == work, "{name}: {found:?}");
+                assert!(
+                    found.is_under_way() && found.id == job.id && found.work == work,
+                    "{name}: {found:?}"
+                );
             }
             assert!(stops > 0, "{name}: it was never stopped in the middle");
             assert_eq!(bench.jobs.newest().unwrap().left, 0, "{name}");
@@ -453,7 +460,8 @@ async fn a_kms_that_is_down_or_denies_pauses_a_job_that_says_so_and_goes_on() {
 async fn a_record_that_cannot_be_opened_keeps_its_data_key_and_stops_nobody_elses() {
     for Engine { name, store, .. } in every_engine() {
         let mut bench = Bench::over(store, Arc::new(Local::ephemeral())).await;
-        let (acme, good, bad) = (customer("acme"), bench.add("acme", CANARY).await, bench.add("acme", CANARY).await);
+        let (acme, good, bad) =
+            (customer("acme"), bench.add("acme", CANARY).await, bench.add("acme", CANARY).await);
         let other = bench.add("globex", CANARY).await;
         let (old, _) = bench.only_key(&acme).await;
         let row = bench.store.secret(&acme, bad).await.unwrap().unwrap();
@@ -465,7 +473,9 @@ async fn a_record_that_cannot_be_opened_keeps_its_data_key_and_stops_nobody_else
         assert_eq!((job.moved, job.left, job.customers), (2, 1, 2), "{name}");
         assert!(bench.store.data_key(&acme, old).await.unwrap().is_some(), "{name}: the key went");
         assert_eq!(bench.store.secret(&acme, bad).await.unwrap(), Some(broken), "{name}: it was touched");
-        assert!(bench.opened(&acme, good).await.is_ok() && bench.opened(&customer("globex"), other).await.is_ok());
+        assert!(
+            bench.opened(&acme, good).await.is_ok() && bench.opened(&customer("globex"), other).await.is_ok()
+        );
         bench.only_key(&customer("globex")).await;
         // Mended from a backup, the next run ends it.
         bench.store.put_secret(row.clone(), Expected::Head(row.head)).await.unwrap();
@@ -545,7 +555,8 @@ async fn secrets_are_rebound_to_where_the_integration_is_now_and_only_those_aske
         let at = async |targets: Vec<SealTarget>| {
             Bench::of(store.clone(), Keyring::of(kms.clone()), targets, Habits::default()).await
         };
-        let rebind = |to: &str, was: Was| Work::Rebind { integration: IntegrationName::parse(to).unwrap(), was };
+        let rebind =
+            |to: &str, was: Was| Work::Rebind { integration: IntegrationName::parse(to).unwrap(), was };
 
         // The vendor's host changed.
         let mut bench = at(vec![target("slack", "https://slack.eu")]).await;
@@ -556,14 +567,18 @@ async fn secrets_are_rebound_to_where_the_integration_is_now_and_only_those_aske
             let refused = bench.jobs.start(RequestId::fresh(), rebind(to, from), false).await;
             assert!(matches!(refused, Err(SealError::Invalid { .. })), "{name} {mistake}");
         }
-        let unknown = bench.jobs.start(RequestId::fresh(), rebind("github", was(Some("slack"), None)), false).await;
+        let unknown =
+            bench.jobs.start(RequestId::fresh(), rebind("github", was(Some("slack"), None)), false).await;
         assert!(matches!(unknown, Err(SealError::UnknownIntegration)), "{name}");
         let other = bench.job(rebind("slack", was(None, Some("https://evil.example")))).await;
         assert_eq!((other.moved, other.left), (0, 0), "{name}: sealed for another origin");
         let moved = bench.job(rebind("slack", was(None, Some("https://slack.com")))).await;
         assert_eq!((moved.moved, moved.left), (2, 0), "{name}: both versions");
         let (head, text) = bench.opened(&acme, id).await.unwrap();
-        assert_eq!((head.origin.to_string().as_str(), text.as_str()), ("https://slack.eu", "xoxb-canary-second"));
+        assert_eq!(
+            (head.origin.to_string().as_str(), text.as_str()),
+            ("https://slack.eu", "xoxb-canary-second")
+        );
         assert_eq!(bench.sealer.rollback(id, 1).await.unwrap().version, 3, "{name}: the past one too");
         assert!(bench.audit().contains("\"kind\":\"admin\""), "{name}: {}", bench.audit());
         bench.stop().await;
@@ -571,7 +586,8 @@ async fn secrets_are_rebound_to_where_the_integration_is_now_and_only_those_aske
         // Then its name did; as long as the old one is there its secrets are its own.
         let both = vec![target("slack", "https://slack.eu"), target("chat", "https://slack.eu")];
         let bench = at(both).await;
-        let taken = bench.jobs.start(RequestId::fresh(), rebind("chat", was(Some("slack"), None)), false).await;
+        let taken =
+            bench.jobs.start(RequestId::fresh(), rebind("chat", was(Some("slack"), None)), false).await;
         assert!(matches!(taken, Err(SealError::Invalid { .. })), "{name}");
         let mut bench = at(vec![target("chat", "https://slack.eu")]).await;
         let moved = bench.job(rebind("chat", was(Some("slack"), None))).await;
@@ -585,7 +601,8 @@ async fn secrets_are_rebound_to_where_the_integration_is_now_and_only_those_aske
 #[tokio::test]
 async fn old_versions_are_listed_put_back_and_erased_when_their_time_is_over() {
     for Engine { name, store, .. } in every_engine() {
-        let habits = Habits { retain: Duration::from_secs(1), every: Duration::from_millis(100), ..Habits::default() };
+        let habits =
+            Habits { retain: Duration::from_secs(1), every: Duration::from_millis(100), ..Habits::default() };
         let targets = vec![target("slack", "https://slack.com")];
         let ring = Keyring::of(Arc::new(Local::ephemeral()));
         let mut bench = Bench::of(store, ring, targets, habits).await;
@@ -593,7 +610,8 @@ async fn old_versions_are_listed_put_back_and_erased_when_their_time_is_over() {
         let first = bench.sealer.show(id).await.unwrap();
         let second = bench.sealer.add_version(id, value("xoxb-canary-second")).await.unwrap();
         let told = bench.sealer.versions(id).await.unwrap().versions;
-        let prints: Vec<_> = told.iter().map(|v| (v.version, v.current, v.fingerprint.clone().unwrap())).collect();
+        let prints: Vec<_> =
+            told.iter().map(|v| (v.version, v.current, v.fingerprint.clone().unwrap())).collect();
         assert_eq!(prints, [(1, false, first.fingerprint.clone()), (2, true, second.fingerprint)], "{name}");
         for (to, mistake) in [(2, "the current one"), (3, "one that never was"), (0, "none")] {
             let refused = bench.sealer.rollback(id, to).await;
@@ -621,7 +639,10 @@ async fn old_versions_are_listed_put_back_and_erased_when_their_time_is_over() {
         }
         assert_eq!(bench.sealer.versions(id).await.unwrap().versions.len(), 1, "{name}: kept too long");
         assert_eq!(bench.opened(&acme, id).await.unwrap().1, CANARY, "{name}");
-        assert!(matches!(bench.sealer.rollback(id, 1).await, Err(SealError::Invalid { .. })), "{name}: erased");
+        assert!(
+            matches!(bench.sealer.rollback(id, 1).await, Err(SealError::Invalid { .. })),
+            "{name}: erased"
+        );
         for _ in 0..500 {
             if bench.audit().contains("secret.erase") {
                 break;
@@ -635,11 +656,8 @@ async fn old_versions_are_listed_put_back_and_erased_when_their_time_is_over() {
 
 #[tokio::test]
 async fn a_data_key_that_is_old_enough_is_replaced_by_itself() {
-    let habits = |age| Habits {
-        data_key_max_age: Some(age),
-        every: Duration::from_millis(50),
-        ..Habits::default()
-    };
+    let habits =
+        |age| Habits { data_key_max_age: Some(age), every: Duration::from_millis(50), ..Habits::default() };
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let ring = Keyring::of(Arc::new(Local::ephemeral()));
     let slack = || vec![target("slack", "https://slack.com")];

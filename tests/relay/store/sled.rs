@@ -188,7 +188,10 @@ async fn a_forgetting_that_was_cut_off_is_ended_by_the_next_start() {
     let (ours, theirs, kept) = (customer("acme"), customer("globex"), SecretId::random());
     let store = open(&path);
     for number in 0..150u8 {
-        store.put_secret(row(&ours, SecretId::from_bytes([number; 16]), 1, "x"), Expected::Absent).await.unwrap();
+        store
+            .put_secret(row(&ours, SecretId::from_bytes([number; 16]), 1, "x"), Expected::Absent)
+            .await
+            .unwrap();
     }
     store.put_secret(row(&theirs, kept, 1, "x"), Expected::Absent).await.unwrap();
     drop(store);
@@ -210,7 +213,10 @@ async fn while_a_customer_is_forgotten_it_gets_no_new_data_key() {
     let store = open(&path);
     let ours = customer("acme");
     for number in 0..250u8 {
-        store.put_secret(row(&ours, SecretId::from_bytes([number; 16]), 1, "x"), Expected::Absent).await.unwrap();
+        store
+            .put_secret(row(&ours, SecretId::from_bytes([number; 16]), 1, "x"), Expected::Absent)
+            .await
+            .unwrap();
     }
     store.add_data_key(&ours, DataKeyId::random(), "one".into()).await.unwrap();
     let mut feed = store.changes();
@@ -224,7 +230,11 @@ async fn while_a_customer_is_forgotten_it_gets_no_new_data_key() {
     assert_eq!(forgotten.unwrap().secrets, 250);
     let refused = matches!(raced, Err(StoreError::Conflict));
     let active = store.active_data_key(&ours).await.unwrap().map(|(id, _)| id);
-    assert_eq!(active, (!refused).then_some(key), "a key of a customer half forgotten is kept or refused whole");
+    assert_eq!(
+        active,
+        (!refused).then_some(key),
+        "a key of a customer half forgotten is kept or refused whole"
+    );
 }
 
 fn snapshots(path: &Path) -> Vec<PathBuf> {

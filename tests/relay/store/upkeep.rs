@@ -27,7 +27,10 @@ async fn every_customer_with_a_data_key_is_met_once_whatever_the_page() {
             store.add_data_key(one, DataKeyId::random(), long(9000)).await.unwrap();
         }
         // Without a data key nothing can be sealed for it.
-        store.put_secret(row(&customer("keyless"), SecretId::random(), 1, ""), Expected::Absent).await.unwrap();
+        store
+            .put_secret(row(&customer("keyless"), SecretId::random(), 1, ""), Expected::Absent)
+            .await
+            .unwrap();
         for limit in [1, 3, 8, 9, usize::MAX] {
             let (mut met, mut after) = (Vec::new(), None);
             loop {
@@ -151,7 +154,11 @@ async fn only_versions_that_are_past_for_long_enough_are_erased() {
         assert_eq!(upkeep.erase_past(&ours, unix_seconds() + 5).await.unwrap(), 1, "{name}");
         assert_eq!(upkeep.erase_past(&ours, unix_seconds() + 5).await.unwrap(), 0, "{name}: twice");
         assert_eq!(upkeep.past(&ours, kept.id).await.unwrap(), [], "{name}");
-        assert_eq!(store.secret(&ours, kept.id).await.unwrap().as_ref(), Some(kept), "{name}: the current one");
+        assert_eq!(
+            store.secret(&ours, kept.id).await.unwrap().as_ref(),
+            Some(kept),
+            "{name}: the current one"
+        );
         let [other] = &store.secrets(&theirs, None, 9).await.unwrap()[..] else { panic!("{name}") };
         assert_eq!(upkeep.past(&theirs, other.id).await.unwrap().len(), 1, "{name}: another customer's");
     }
@@ -253,4 +260,3 @@ async fn the_generation_grows_with_every_write_and_with_nothing_else() {
         grown("forget", true).await;
     }
 }
-
