@@ -121,7 +121,9 @@ private_cidrs    = ["127.0.0.0/8"]
     let environment = [("ADMIN_TOKEN".to_owned(), "an admin token of at least 32 bytes".to_owned())];
     let mut config = config::parse(&text, "embed", Path::new("."), &environment, Files::Optional)
         .map_err(|report| report.render(false))?;
-    config.callers.keys = CallerKeys::Jwks(issuer.jwks.clone());
+    for callers in &mut config.callers {
+        callers.keys = CallerKeys::Jwks(issuer.jwks.clone());
+    }
     Ok(config)
 }
 

@@ -14,6 +14,7 @@
 //! | [`refusal`], [`reply`] | what went wrong, its status and code; the only hand that writes relay's own answers |
 //! | [`envelope`] | how a secret is sealed and bound to customer, integration and origin |
 //! | [`seal`] | the write path: plaintext in, sealed row out |
+//! | [`dependency`] | what relay does while something that it depends on does not work: one table |
 //! | [`kms`], [`store`], [`audit`], [`jwks`] | one small trait each, one file per provider |
 //! | [`net`] | the way out: resolve, vet, dial, verified TLS, the pool, strictly framed answers |
 //! | [`listen`] | the doors: accept, TLS, workers, the gate, HTTP/1.1 and HTTP/2 connections, limits, drain |
@@ -38,6 +39,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dependency;
 pub mod envelope;
 pub mod framing;
 pub mod jwks;

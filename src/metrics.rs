@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::clock;
+
 /// All of relay's metrics and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
@@ -23,6 +25,34 @@ pub struct Metrics {
     reflected: Family<IntegrationLabel, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
+    jwks_reads: Family<JwksLabels, Counter>,
+    jwks_keys: Family<IssuerLabel, Gauge<i64, AtomicI64>>,
+    jwks_read_at: Family<IssuerLabel, Gauge<i64, AtomicI64>>,
+    kms_calls: Family<KmsCallLabels, Counter>,
+    kms_state: Family<KmsStateLabels, Gauge<i64, AtomicI64>>,
+    data_keys: Gauge<i64, AtomicI64>,
+    dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KmsCallLabels {
+    provider: &'static str,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KmsStateLabels {
+    provider: &'static str,
+    /// 0 wraps now, others only unwrap.
+    place: u64,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DependencyLabels {
+    dependency: &'static str,
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +70,26 @@ struct IntegrationLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabel {
+    issuer: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JwksLabels {
+    issuer: Arc<str>,
+    outcome: &'static str,
+}
+
+/// One issuer's own handles; issuers are named by configuration.
+pub struct IssuerMetrics {
+    changed: Counter,
+    unchanged: Counter,
+    failed: Counter,
+    keys: Gauge<i64, AtomicI64>,
+    read_at: Gauge<i64, AtomicI64>,
 }
 
 /// One integration's own handles.
@@ -66,6 +116,13 @@ impl Metrics {
             reflected: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
+            kms_calls: Family::default(),
+            kms_state: Family::default(),
+            data_keys: Gauge::default(),
+            dependency_state: Family::default(),
+            jwks_reads: Family::default(),
+            jwks_keys: Family::default(),
+            jwks_read_at: Family::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -86,6 +143,18 @@ impl Metrics {
         );
         registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
         registry.register("connections", "Open connections from apps", made.connections.clone());
+        made.register_keys(&mut registry);
+        registry.register("jwks_reads", "Readings of issuers' keys by outcome", made.jwks_reads.clone());
+        registry.register(
+            "jwks_keys",
+            "Keys of each issuer that tokens are judged by",
+            made.jwks_keys.clone(),
+        );
+        registry.register(
+            "jwks_read_timestamp_seconds",
+            "When each issuer's keys were last read, in seconds since 1970",
+            made.jwks_read_at.clone(),
+        );
         let build = Gauge::<i64, AtomicI64>::default();
         build.set(1);
         registry.sub_registry_with_label(("version".into(), env!("CARGO_PKG_VERSION").into())).register(
@@ -94,6 +163,42 @@ impl Metrics {
             build,
         );
         Self { registry, ..made }
+    }
+
+    fn register_keys(&self, registry: &mut Registry) {
+        registry.register(
+            "kms_calls",
+            "Calls to the KMS, by what for and how they ended",
+            self.kms_calls.clone(),
+        );
+        registry.register("kms_state", "1 for the state that a KMS key is in", self.kms_state.clone());
+        registry.register("data_keys", "Data keys held unwrapped in memory", self.data_keys.clone());
+        registry.register(
+            "dependency_state",
+            "1 for the state that something relay depends on is in",
+            self.dependency_state.clone(),
+        );
+    }
+
+    /// Counts one call to a KMS.
+    pub fn kms_call(&self, provider: &'static str, operation: &'static str, outcome: &'static str) {
+        self.kms_calls.get_or_create(&KmsCallLabels { provider, operation, outcome }).inc();
+    }
+
+    /// Says whether a KMS key is in this state.
+    pub fn kms_state(&self, provider: &'static str, place: usize, state: &'static str, is: bool) {
+        let place = u64::try_from(place).unwrap_or(u64::MAX);
+        self.kms_state.get_or_create(&KmsStateLabels { provider, place, state }).set(is.into());
+    }
+
+    /// Data keys held.
+    pub fn data_keys(&self, held: u64) {
+        self.data_keys.set(i64::try_from(held).unwrap_or(i64::MAX));
+    }
+
+    /// Says whether a dependency is in this state.
+    pub fn dependency_state(&self, dependency: &'static str, state: &'static str, is: bool) {
+        self.dependency_state.get_or_create(&DependencyLabels { dependency, state }).set(is.into());
     }
 
     /// The handles of one integration.
@@ -111,6 +216,23 @@ impl Metrics {
             refused: counters("refused"),
             duration: self.duration.get_or_create(&label).clone(),
             reflected: self.reflected.get_or_create(&label).clone(),
+        }
+    }
+
+    /// The handles of one issuer.
+    pub fn issuer(&self, name: &str) -> IssuerMetrics {
+        let issuer: Arc<str> = name.into();
+        let reads = |outcome| {
+            let labels = JwksLabels { issuer: issuer.clone(), outcome };
+            self.jwks_reads.get_or_create(&labels).clone()
+        };
+        let label = IssuerLabel { issuer: issuer.clone() };
+        IssuerMetrics {
+            changed: reads("changed"),
+            unchanged: reads("unchanged"),
+            failed: reads("failed"),
+            keys: self.jwks_keys.get_or_create(&label).clone(),
+            read_at: self.jwks_read_at.get_or_create(&label).clone(),
         }
     }
 
@@ -141,6 +263,32 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl IssuerMetrics {
+    /// Keys were read: another set of so many, or the same as before.
+    pub fn read(&self, changed: Option<usize>) {
+        match changed {
+            Some(count) => {
+                self.changed.inc();
+                self.keys.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            None => {
+                self.unchanged.inc();
+            }
+        }
+        self.read_at.set(i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX));
+    }
+
+    /// They could not be read.
+    pub fn failed(&self) {
+        self.failed.inc();
+    }
+
+    /// None is left.
+    pub fn emptied(&self) {
+        self.keys.set(0);
     }
 }
 

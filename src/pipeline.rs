@@ -99,7 +99,8 @@ async fn relay(
     };
 
     let matched = route(&shared.routes, entrance, head)?;
-    let caller = authenticate(&shared.token_rules, &worker.verdicts, matched, &head.headers, trail.began())?;
+    let (tokens, verdicts) = (&shared.token_rules, &worker.verdicts);
+    let caller = authenticate(tokens, verdicts, matched, &head.headers, trail.began()).await?;
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, head).await?;
     let mut opened = record::open(trail, grant).await?;

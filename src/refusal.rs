@@ -62,6 +62,7 @@ codes! {
     VendorTls = "vendor_tls", BAD_GATEWAY, "The vendor's TLS is not acceptable";
     VendorBroken = "vendor_broken", BAD_GATEWAY, "The vendor broke the connection or sent no valid answer";
     ResponseRefused = "response_refused", BAD_GATEWAY, "The vendor's answer cannot be passed on safely";
+    IssuerUnavailable = "issuer_unavailable", SERVICE_UNAVAILABLE, "The keys of the caller token's issuer are not available";
     KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "The key service is not available";
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The store is not available";
     AuditUnavailable = "audit_unavailable", SERVICE_UNAVAILABLE, "The audit cannot be written";

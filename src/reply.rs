@@ -114,9 +114,11 @@ fn proxy_error(refusal: &Refusal) -> &'static str {
         Code::VendorBroken | Code::ResponseRefused => "http_protocol_error",
         Code::VendorTimeout => "http_response_timeout",
         Code::EgressDenied => "destination_ip_prohibited",
-        Code::KeysUnavailable | Code::StoreUnavailable | Code::AuditUnavailable | Code::Draining => {
-            "proxy_internal_response"
-        }
+        Code::IssuerUnavailable
+        | Code::KeysUnavailable
+        | Code::StoreUnavailable
+        | Code::AuditUnavailable
+        | Code::Draining => "proxy_internal_response",
         _ => "http_request_denied",
     }
 }

@@ -1,4 +1,4 @@
-//! Health and metrics: no token needed, no customer named.
+//! Health and metrics: no token needed, no customer named, no cause told.
 
 use std::sync::Arc;
 
@@ -8,18 +8,23 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 
-use super::{Admin, CHECK_TIME};
+use super::{Admin, watch};
+use crate::clock;
+use crate::dependency::Answer;
 
 #[derive(Serialize)]
 pub(super) struct Ready {
     ready: bool,
-    checks: [Check; 3],
+    degraded: bool,
+    checks: Vec<Check>,
 }
 
 #[derive(Serialize)]
 struct Check {
     name: &'static str,
     ok: bool,
+    state: &'static str,
+    since: String,
 }
 
 /// The process runs.
@@ -27,17 +32,20 @@ pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Requests can be served: the store answers, the audit can be written, relay is not shutting down.
+/// Whether requests can be served, by the table of dependencies.
 pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Ready>) {
-    let asked = tokio::time::timeout(CHECK_TIME, admin.store.meta("ready")).await;
-    let checks = [
-        Check { name: "store", ok: matches!(asked, Ok(Ok(_))) },
-        Check { name: "audit", ok: admin.log.healthy() },
-        Check { name: "accepting", ok: (admin.accepting)() },
-    ];
-    let ready = checks.iter().all(|check| check.ok);
+    watch::look(&admin).await;
+    let readiness = admin.board.readiness();
+    let checks = admin.board.shown().into_iter().map(|shown| Check {
+        name: shown.dependency.as_str(),
+        ok: shown.state.is_none(),
+        state: shown.as_str(),
+        since: clock::rfc3339(shown.since),
+    });
+    let checks = checks.collect();
+    let ready = readiness != Answer::NotReady;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, checks }))
+    (status, Json(Ready { ready, degraded: readiness != Answer::Ready, checks }))
 }
 
 /// OpenMetrics text.

@@ -76,6 +76,7 @@ pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
     body: Body,
 ) -> Result<(StatusCode, Json<Begun>), Denied> {
+    admin.takes_new()?;
     let Rotate { data, new_version } = json(body).await?;
     let work = if data { Work::Data } else { Work::Rewrap };
     let trace = admin.begin(work.operation(), &About::default()).await?;
@@ -87,6 +88,7 @@ pub(super) async fn rebind(
     Path(name): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<Begun>), Denied> {
+    admin.takes_new()?;
     let integration = IntegrationName::parse(&name)
         .map_err(|_| Refusal::new(Code::IntegrationUnknown, "relay.toml has no such integration."))?;
     let Rebind { from } = json(body).await?;

@@ -9,8 +9,10 @@ mod customers;
 mod door;
 mod health;
 mod keys;
+mod purge;
 mod secrets;
 mod trace;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,12 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::audit::Log;
 use crate::audit::chain::Chain;
+use crate::dependency::board::Board;
+use crate::dependency::drift::Drift;
+use crate::jwks::IssuerKeys;
+use crate::kms::cached::DataKeys;
 use crate::metrics::Metrics;
+use crate::refusal::{Code, Refusal};
 use crate::seal::Sealer;
 use crate::seal::jobs::Jobs;
 use crate::secret::Secret;
@@ -47,12 +54,20 @@ pub struct Admin {
     pub jobs: Arc<Jobs>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
+    /// The issuers' keys, for their health.
+    pub issuers: Vec<Arc<IssuerKeys>>,
     /// The audit, for its health, key and anchors.
     pub log: Arc<Log>,
     /// The admin API's own chain.
     pub chain: Chain,
+    /// The data keys, for their KMS keys' state and to be purged.
+    pub keys: Arc<DataKeys>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What state all that relay depends on is in.
+    pub board: Board,
+    /// The wall clock under watch.
+    pub drift: Drift,
     /// Whether relay takes new requests: not while it shuts down.
     pub accepting: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -66,7 +81,19 @@ pub async fn serve(
     admin: Arc<Admin>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(admin)).with_graceful_shutdown(stop).await
+    let watching = tokio::spawn(watch::keep_looking(Arc::downgrade(&admin)));
+    let served = axum::serve(listener, router(admin)).with_graceful_shutdown(stop).await;
+    watching.abort();
+    // Waited for: what it holds of the store ends with it.
+    let _ = watching.await;
+    served
+}
+
+impl Admin {
+    /// Nothing new is begun while relay shuts down; what ends a secret's use is.
+    fn takes_new(&self) -> Result<(), Refusal> {
+        if (self.accepting)() { Ok(()) } else { Err(Refusal::from(Code::Draining)) }
+    }
 }
 
 fn router(admin: Arc<Admin>) -> Router {
@@ -83,6 +110,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys", get(keys::status))
         .route("/v1/keys/rotate", post(keys::rotate))
         .route("/v1/jobs", get(keys::newest))
+        .route("/v1/keys/purge", post(purge::purge))
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))
         .route_layer(from_fn_with_state(admin.clone(), door::guard));

@@ -71,6 +71,7 @@ pub(super) async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
+    admin.takes_new()?;
     let asked: Add = json(body).await?;
     let expires_at = asked.expires_at.map(|text| instant(&text));
     let idempotency = headers.get("idempotency-key").map(|key| key.to_str().map(str::to_owned));
@@ -120,6 +121,7 @@ pub(super) async fn add_version(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
+    admin.takes_new()?;
     let id = parsed(&id)?;
     let asked: AddVersion = json(body).await?;
     let trace = admin.begin("secret.rotate", &About::secret(id)).await?;
@@ -212,6 +214,7 @@ pub(super) async fn rollback(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
+    admin.takes_new()?;
     let id = parsed(&id)?;
     let RollBack { to } = json(body).await?;
     let trace = admin.begin("secret.rollback", &About { version: Some(to), ..About::secret(id) }).await?;
@@ -224,6 +227,7 @@ pub(super) async fn expire(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Json<Summary>, Denied> {
+    admin.takes_new()?;
     let id = parsed(&id)?;
     let Expire { expires_at } = json(body).await?;
     let expires_at = expires_at.map(|text| instant(&text)).transpose()?;

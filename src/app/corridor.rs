@@ -1,4 +1,4 @@
-//! What the corridor is built from: the rules for tokens, the integrations' routes, relay's own addresses.
+//! What the corridor is built from: the integrations' routes, relay's own addresses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,52 +7,15 @@ use http::HeaderValue;
 use tokio::runtime::Handle;
 
 use super::{StartError, failed};
-use crate::config::{CallerKeys, Callers, Config, Integration};
-use crate::jwks::{Algorithm, KeySet};
+use crate::config::{Config, Integration};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
-use crate::net::tls::{Roots, client_config, offering_http2};
+use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
-use crate::stage::authenticate::TokenRules;
 use crate::stage::limits::Rate;
 use crate::stage::route::{Route, Routes};
 use crate::stage::scrub::Surroundings;
-
-pub(super) fn token_rules(callers: &Callers) -> Result<TokenRules, StartError> {
-    use crate::config::Algorithm as Word;
-    let algorithms: Vec<Algorithm> = callers
-        .algorithms
-        .iter()
-        .map(|word| match word {
-            Word::Es256 => Algorithm::ES256,
-            Word::Rs256 => Algorithm::RS256,
-            Word::EdDsa => Algorithm::EdDSA,
-            Word::Hs256 => Algorithm::HS256,
-        })
-        .collect();
-    let keys = match &callers.keys {
-        CallerKeys::Hs256(secret) => KeySet::hs256(secret),
-        CallerKeys::Jwks(document) => KeySet::parse(document, &algorithms),
-        CallerKeys::JwksFile(path) => {
-            let document = std::fs::read_to_string(path).map_err(|error| StartError {
-                what: "[callers] jwks",
-                why: format!("{}: {error}", path.display()),
-            })?;
-            KeySet::parse(&document, &algorithms)
-        }
-    };
-    Ok(TokenRules {
-        keys: keys.map_err(failed("[callers] jwks"))?,
-        algorithms,
-        issuer: callers.issuer.clone(),
-        audience: callers.audience.clone(),
-        customer_claim: callers.customer.clone(),
-        secret_claim: callers.secret.clone(),
-        max_lifetime: callers.max_lifetime,
-        leeway: callers.leeway,
-    })
-}
 
 pub(super) fn routes(
     integrations: &[Integration],
@@ -81,10 +44,10 @@ fn route(
         (None, None) => None,
     };
     let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
-    let tls = client_config(roots).map_err(failed("an integration's ca_file"))?;
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
-        tls: if integration.http2 { offering_http2(&tls) } else { tls },
+        tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
+        http2: integration.http2,
         resolver: resolver.clone(),
         egress: Egress::new(integration.private_cidrs.clone(), own.clone()),
         plaintext: integration.plaintext_danger,

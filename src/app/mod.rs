@@ -5,7 +5,8 @@
 mod corridor;
 mod doors;
 mod generation;
-mod providers;
+pub(crate) mod issuers;
+pub(crate) mod providers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -20,9 +21,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{Config, Limits, Listen};
+use crate::config::{self, Config, Limits, Listen};
+use crate::dependency::board::Board;
+use crate::dependency::drift::{Drift, WallClock};
+use crate::jwks::{IssuerKeys, IssuerState, Times};
 use crate::kms::Kms;
-use crate::kms::cached::DataKeys;
+use crate::kms::cached::{Called, DataKeys, Settings};
 use crate::kms::keyring::Keyring;
 use crate::listen::station::Station;
 use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
@@ -40,7 +44,7 @@ use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
 
-use corridor::{routes, surroundings, token_rules};
+use corridor::{routes, surroundings};
 use doors::Doors;
 use generation::Generation;
 use providers::{open_keyring, open_log, open_sink, open_store};
@@ -73,12 +77,18 @@ pub struct Options {
     pub observer: Observer,
     /// Wraps data keys instead of `[keys]`.
     pub kms: Option<Arc<dyn Kms>>,
+    /// Beside `kms`: unwrap what they wrapped before.
+    pub earlier_kms: Vec<Arc<dyn Kms>>,
     /// Holds the records instead of `[store]`.
     pub store: Option<Arc<dyn Store>>,
     /// Takes the audit instead of `[audit]`.
     pub sink: Option<Box<dyn Sink>>,
     /// Starts over a store that is older than its own audit says.
     pub accept_older_store: bool,
+    /// Tells the wall clock that is watched for jumps, instead of the system's.
+    pub wall_clock: Option<WallClock>,
+    /// How often issuers' keys are read.
+    pub key_times: Times,
 }
 
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
@@ -92,6 +102,7 @@ pub struct Running {
     sealer: Arc<Sealer>,
     log: Arc<Log>,
     chain: Chain,
+    issuers: Vec<Arc<IssuerKeys>>,
     metrics: Arc<Metrics>,
     draining: Arc<Draining>,
     admin_stop: watch::Sender<bool>,
@@ -129,13 +140,14 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
 
-    let Options { observer, kms, store, sink, accept_older_store } = options;
+    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } = options;
     let limits = config.server.limits.clone();
     let ring = match kms {
-        Some(kms) => Keyring::new(kms, [], config.keys.shown),
-        None => open_keyring(&config.keys).await?,
+        Some(kms) => Keyring::new(kms, earlier_kms, config.keys.shown),
+        None => open_keyring(&config.keys, &control).await?,
     };
-    let keys = Arc::new(DataKeys::new(ring, limits.data_keys, control.clone()));
+    let metrics = Arc::new(Metrics::new());
+    let keys = data_keys(ring, &config.keys, limits.data_keys, (&metrics, &control));
     let store = match store {
         Some(store) => store,
         None => open_store(&config.store, &control).await?,
@@ -145,16 +157,17 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let sealer = Arc::new(sealer.map_err(failed("[keys] and [store]"))?);
     let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
-    let metrics = Arc::new(Metrics::new());
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
+    let surroundings = surroundings(&config, &own);
+    let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
     let shared = Arc::new(Shared {
         routes,
-        token_rules: token_rules(&config.callers)?,
+        token_rules,
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
-        surroundings: surroundings(&config, &own),
+        surroundings,
     });
     let draining = Arc::new(Draining::default());
     let records = shared.records.clone();
@@ -171,7 +184,9 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         Habits { retain: config.retain, data_key_max_age: config.keys.data_key_max_age, ..Habits::default() };
     let jobs = Jobs::open(sealer.clone(), log.chain(), habits).await.map_err(failed("[store]"))?;
     let jobs = Arc::new(jobs);
-    let api = api(config.admin.token, &sealer, &jobs, store.clone(), chain.clone(), &parts);
+    let drift = wall_clock.map_or_else(Drift::system, Drift::of);
+    let written = (sealer.clone(), jobs.clone());
+    let api = api(config.admin.token, written, (store.clone(), issuers.clone()), (chain.clone(), drift), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
@@ -190,6 +205,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         sealer,
         log,
         chain,
+        issuers,
         metrics,
         draining,
         admin_stop,
@@ -210,6 +226,11 @@ impl Running {
     /// The counters.
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// How the keys of each issuer stand.
+    pub fn issuers(&self) -> Vec<IssuerState> {
+        self.issuers.iter().map(|keys| keys.state()).collect()
     }
 
     /// The audit, for its anchors and its health.
@@ -355,24 +376,39 @@ async fn note(chain: &Chain, what: &str) -> Result<(), AuditError> {
     chain.record(&event).await
 }
 
+fn data_keys(
+    ring: Keyring,
+    keys: &config::Keys,
+    capacity: u64,
+    (metrics, control): (&Arc<Metrics>, &Handle),
+) -> Arc<DataKeys> {
+    let metrics = metrics.clone();
+    let counted = move |call: Called| metrics.kms_call(call.provider, call.operation, call.outcome);
+    let settings = Settings { capacity, ages: keys.ages, pace: keys.pace, counted: Arc::new(counted) };
+    Arc::new(DataKeys::with(ring, settings, control.clone()))
+}
+
 fn api(
     token: Secret,
-    sealer: &Arc<Sealer>,
-    jobs: &Arc<Jobs>,
-    store: Arc<dyn Store>,
-    chain: Chain,
+    (sealer, jobs): (Arc<Sealer>, Arc<Jobs>),
+    (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
+    (chain, drift): (Chain, Drift),
     running: &Parts,
 ) -> Admin {
     let draining = running.draining.clone();
     Admin {
         token,
         failures: admin::Failures::default(),
-        sealer: sealer.clone(),
-        jobs: jobs.clone(),
+        sealer,
+        jobs,
         store,
+        issuers,
         log: running.log.clone(),
         chain,
+        keys: running.shared.keys.clone(),
         metrics: running.metrics.clone(),
+        board: Board::default(),
+        drift,
         accepting: Box::new(move || !draining.has_begun()),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! With `corridor` the only file that names concrete ones.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,35 +12,95 @@ use super::generation::Generation;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
-use crate::config::{Config, Keys, KmsKey, StoreChoice};
+#[cfg(feature = "azure")]
+use crate::config::AzureLogin;
+use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
+#[cfg(feature = "aws")]
+use crate::kms::aws::{Aws, AwsSetup};
+#[cfg(feature = "azure")]
+use crate::kms::azure::{self, Azure};
 use crate::kms::cached::DataKeys;
+#[cfg(feature = "gcp")]
+use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
-use crate::seal::AUDIT_KEY;
+use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
 use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::sled::Sled;
 
+pub(crate) use crate::seal::AUDIT_KEY;
+
 /// The KMS keys as configured: the one that wraps and those before it.
-pub(super) async fn open_keyring(keys: &Keys) -> Result<Keyring, StartError> {
-    let current = open_kms(&keys.current).await?;
+pub(crate) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyring, StartError> {
+    let current = open_kms(&keys.current, control).await?;
     let mut previous = Vec::new();
     for key in &keys.previous {
-        previous.push(open_kms(key).await?);
+        previous.push(open_kms(key, control).await?);
     }
     Ok(Keyring::new(current, previous, keys.shown))
 }
 
-async fn open_kms(key: &KmsKey) -> Result<Arc<dyn Kms>, StartError> {
+async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartError> {
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),
         KmsKey::Ephemeral => Arc::new(Local::ephemeral()),
+        #[cfg(feature = "aws")]
+        KmsKey::Aws { key, region, endpoint } => {
+            let setup =
+                AwsSetup { key, region: region.as_deref(), endpoint: endpoint.as_deref(), credentials: None };
+            Arc::new(Aws::open(setup).await.map_err(failed("[keys]"))?)
+        }
+        #[cfg(not(feature = "aws"))]
         KmsKey::Aws { .. } => return Err(not_built_in("aws")),
+        #[cfg(feature = "gcp")]
+        KmsKey::Gcp { key, endpoint } => {
+            let (key, endpoint) = (key.clone(), endpoint.clone());
+            // Google's client keeps a task that renews its token on the runtime that built it.
+            let connecting = control.spawn(async move { Gcp::connect(&key, endpoint.as_deref()).await });
+            let connected = connecting.await.map_err(failed("[keys] provider"))?;
+            Arc::new(connected.map_err(failed("[keys] provider"))?)
+        }
+        #[cfg(not(feature = "gcp"))]
         KmsKey::Gcp { .. } => return Err(not_built_in("gcp")),
+        #[cfg(feature = "azure")]
+        KmsKey::Azure { vault, key, ca_file, login, authority } => {
+            let roots = ca_file.as_deref().map(trust_roots).transpose()?;
+            let (roots, authority) = (roots.as_deref(), authority.as_deref());
+            let reach = azure::Reach { vault, key, roots, authority };
+            let opened = Azure::new(&reach, azure_login(login));
+            Arc::new(opened.map_err(failed("[keys] provider"))?)
+        }
+        #[cfg(not(feature = "azure"))]
         KmsKey::Azure { .. } => return Err(not_built_in("azure")),
-        KmsKey::Transit { .. } => return Err(not_built_in("transit")),
+        KmsKey::Transit { address, mount, key, login, namespace, ca_file } => {
+            let ca_pem = ca_file.as_deref().map(trust_roots).transpose()?;
+            let login = match login {
+                TransitLogin::Token(token) => Login::Token(token),
+                TransitLogin::AppRole { mount, role_id, secret_id } => {
+                    Login::AppRole { mount, role_id, secret_id }
+                }
+            };
+            let (namespace, ca_pem) = (namespace.as_deref(), ca_pem.as_deref());
+            let setup = TransitSetup { address, mount, key, namespace, login, ca_pem };
+            Arc::new(Transit::open(&setup).map_err(failed("[keys]"))?)
+        }
     })
+}
+
+fn trust_roots(file: &Path) -> Result<Vec<u8>, StartError> {
+    let why = |error| format!("{}: {error}", file.display());
+    std::fs::read(file).map_err(|error| StartError { what: "[keys] ca_file", why: why(error) })
+}
+
+#[cfg(feature = "azure")]
+fn azure_login(login: &AzureLogin) -> azure::Login<'_> {
+    match login {
+        AzureLogin::Secret { tenant, client, secret } => azure::Login::Secret { tenant, client, secret },
+        AzureLogin::Workload { tenant, client, file } => azure::Login::Workload { tenant, client, file },
+        AzureLogin::Managed(client) => azure::Login::Managed(client.as_deref()),
+    }
 }
 
 fn not_built_in(provider: &str) -> StartError {
@@ -48,7 +109,7 @@ fn not_built_in(provider: &str) -> StartError {
     StartError { what: "[keys] provider", why }
 }
 
-pub(super) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
     match choice {
         StoreChoice::Memory => Ok(Arc::new(Memory::new())),
         StoreChoice::Sled { path } => {

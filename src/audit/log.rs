@@ -124,6 +124,11 @@ impl Log {
         self.desk.health()
     }
 
+    /// Whether the sink has been at one write for too long.
+    pub fn hangs(&self) -> bool {
+        self.desk.hangs()
+    }
+
     /// Seals everything written so far. Needs a runtime with its timer enabled; gives up after 5 s.
     pub async fn anchor_now(&self) -> Result<Anchor, AuditError> {
         let (send, sealed) = oneshot::channel();

@@ -69,10 +69,16 @@ impl Desk {
         if self.failing.load(Ordering::Relaxed) {
             return Err(self.cause());
         }
+        if self.hangs() {
+            return Err(AuditError(format!("the sink has not answered for {} ms", HUNG_AFTER.as_millis())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn hangs(&self) -> bool {
         match self.writing_since.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            since if self.now().saturating_sub(since) <= millis(HUNG_AFTER) => Ok(()),
-            _ => Err(AuditError(format!("the sink has not answered for {} ms", HUNG_AFTER.as_millis()))),
+            0 => false,
+            since => self.now().saturating_sub(since) > millis(HUNG_AFTER),
         }
     }
 

@@ -19,8 +19,13 @@ pub async fn run(context: &mut Context, which: &Which) -> Result<(), Failure> {
         Format::Text => {
             for check in ready.get("checks").and_then(Value::as_array).into_iter().flatten() {
                 let name = check.get("name").and_then(Value::as_str).unwrap_or("-");
+                let text = |member: &str| check.get(member).and_then(Value::as_str).unwrap_or("-");
                 let ok = check.get("ok").and_then(Value::as_bool) == Some(true);
-                context.line(&format!("{name:<12} {}", if ok { "ok" } else { "not ok" }))?;
+                let since = if ok { String::new() } else { format!(" since {}", text("since")) };
+                context.line(&format!("{name:<12} {}{since}", text("state")))?;
+            }
+            if ready.get("degraded").and_then(Value::as_bool) == Some(true) && answer.status.is_success() {
+                context.line("degraded     relay serves, and something needs you: its log says what")?;
             }
         }
     }

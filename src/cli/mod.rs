@@ -8,6 +8,7 @@ mod audit_command;
 pub mod check;
 mod customer;
 pub mod dev;
+mod doctor;
 pub mod env;
 pub mod exit;
 pub mod health;
@@ -88,7 +89,7 @@ enum Command {
     /// Works on the secrets of a running relay
     #[command(subcommand)]
     Secret(secret::Command),
-    /// Rotates keys and says where they are
+    /// Works on the keys of a running relay
     #[command(subcommand)]
     Key(key::Command),
     /// Works on customers
@@ -103,6 +104,12 @@ enum Command {
     /// Reads and verifies the audit
     #[command(subcommand)]
     Audit(audit_command::Command),
+    /// Looks at everything that relay needs, and says what to do: relay doctor --config relay.toml
+    Doctor {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+        config: PathBuf,
+    },
     /// Whether the running relay is ready: relay health
     Health {
         #[command(flatten)]
@@ -189,6 +196,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
+        Command::Doctor { config } => doctor::run(context, &config),
         Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
     }
 }

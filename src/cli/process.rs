@@ -50,7 +50,9 @@ pub fn log(context: &Context) {
     let asked = context.variable("RELAY_LOG").and_then(|level| level.parse().ok());
     let own: LevelFilter = asked.unwrap_or(LevelFilter::INFO);
     let others = own.min(LevelFilter::INFO);
-    let filter = EnvFilter::new(format!("{others},relay={own}"));
+    // What AWS's SDK says of credentials that it could not have holds the whole answer of who should have given
+    // them; relay's own error says why without it.
+    let filter = EnvFilter::new(format!("{others},aws_config=off,relay={own}"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second log in one process (tests) keeps the first.
     let _ = if std::io::stderr().is_terminal() {

@@ -12,6 +12,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value, json};
 
 use crate::clock;
+use crate::config::Claim;
 use crate::model::{Customer, SecretId};
 use crate::secret::Secret;
 
@@ -124,11 +125,18 @@ pub fn mint(signer: &Signer<'_>, order: &Order<'_>, now: u64) -> Result<String, 
 
 /// A claim may be chosen freely, but not so that it overwrites another one.
 fn name(claims: &mut Map<String, Value>, claim: &str, value: String) -> Result<(), TokenError> {
-    let taken = claim == "scope" || claims.contains_key(claim);
-    if taken || claim.is_empty() {
-        return Err(TokenError::Claim(claim.to_owned()));
+    let wrong = || TokenError::Claim(claim.to_owned());
+    let parsed = Claim::parse(claim).map_err(|_| wrong())?;
+    let (last, way) = parsed.steps().split_last().ok_or_else(wrong)?;
+    let mut inside = claims;
+    for step in way {
+        let next = inside.entry(step.as_str()).or_insert_with(|| Map::new().into());
+        inside = next.as_object_mut().ok_or_else(wrong)?;
     }
-    claims.insert(claim.to_owned(), value.into());
+    if (way.is_empty() && last == "scope") || inside.contains_key(last) {
+        return Err(wrong());
+    }
+    inside.insert(last.clone(), value.into());
     Ok(())
 }
 

@@ -8,10 +8,11 @@ use clap::Subcommand;
 
 use super::dev::state::DevRelay;
 use super::exit::{Exit, Failure};
+use super::init::LOCAL_ISSUER;
 use super::token::{Order, Signer, inspect, mint};
 use super::{Context, Format};
 use crate::clock;
-use crate::config::{self, Files};
+use crate::config::{self, Callers, Files};
 use crate::model::{Customer, SecretId};
 use crate::secret::Secret;
 
@@ -100,7 +101,7 @@ fn by_local_issuer(context: &Context, file: &Path, order: &Order<'_>) -> Result<
         Failure::new(Exit::Failed, words)
     })?;
     let key = Secret::new(pem);
-    let callers = &config.callers;
+    let (callers, name) = minting(&config.callers, order.customer)?;
     let longest = callers.max_lifetime;
     if order.ttl > longest {
         let words =
@@ -112,9 +113,29 @@ fn by_local_issuer(context: &Context, file: &Path, order: &Order<'_>) -> Result<
         kid: None,
         issuer: &callers.issuer,
         audience: &callers.audience,
-        customer_claim: &callers.customer,
-        secret_claim: &callers.secret,
+        customer_claim: callers.customer.as_str(),
+        secret_claim: callers.secret.as_str(),
     };
-    mint(&signer, &Order { ttl: order.ttl.max(Duration::from_secs(1)), ..*order }, clock::unix_seconds())
-        .map_err(Failure::failed)
+    let order = Order { customer: &name, ttl: order.ttl.max(Duration::from_secs(1)), ..*order };
+    mint(&signer, &order, clock::unix_seconds()).map_err(Failure::failed)
+}
+
+/// The local issuer among several, and what it calls `customer`.
+fn minting<'c>(all: &'c [Callers], customer: &Customer) -> Result<(&'c Callers, Customer), Failure> {
+    let usage = |words: String| Failure::new(Exit::Usage, words);
+    let local = all.iter().find(|callers| callers.issuer == LOCAL_ISSUER);
+    let callers = match (local, all) {
+        (Some(local), _) => local,
+        (None, [only]) => only,
+        (None, _) => {
+            let words = format!(
+                "none of the [[callers]] is the local issuer ({LOCAL_ISSUER}): your own issuers mint"
+            );
+            return Err(usage(words));
+        }
+    };
+    let prefix = &callers.customer_prefix;
+    let name = customer.as_str().strip_prefix(prefix.as_str());
+    let name = name.ok_or_else(|| usage(format!("customers of this issuer begin with {prefix:?}")))?;
+    Ok((callers, Customer::parse(name).map_err(|why| usage(why.to_string()))?))
 }

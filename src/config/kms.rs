@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::kms::Shown;
+use crate::kms::cached::{Ages, Pace};
 use crate::secret::Secret;
 
 /// `[keys]`
@@ -18,6 +19,10 @@ pub struct Keys {
     pub shown: Shown,
     /// When a customer gets a new data key by itself; `None` is never.
     pub data_key_max_age: Option<Duration>,
+    /// How long an unwrapped data key is served (`refresh_after`, `serve_at_most`).
+    pub ages: Ages,
+    /// How fast each KMS key is called (`calls_per_second`).
+    pub pace: Pace,
 }
 
 /// One KMS key and how it is reached.
@@ -53,6 +58,10 @@ pub enum KmsKey {
         key: String,
         /// Trust roots instead of the built-in ones.
         ca_file: Option<PathBuf>,
+        /// How relay proves itself, by the variables that Azure's own libraries read.
+        login: AzureLogin,
+        /// Where tokens come from, if not from the public cloud (`AZURE_AUTHORITY_HOST`).
+        authority: Option<String>,
     },
     /// The transit engine of OpenBao or HashiCorp Vault.
     Transit {
@@ -69,6 +78,30 @@ pub enum KmsKey {
         /// Trust roots instead of the built-in ones.
         ca_file: Option<PathBuf>,
     },
+}
+
+/// How relay proves itself to Azure.
+pub enum AzureLogin {
+    /// `AZURE_CLIENT_SECRET`, with `AZURE_TENANT_ID` and `AZURE_CLIENT_ID`.
+    Secret {
+        /// The tenant's id.
+        tenant: String,
+        /// The application's id.
+        client: String,
+        /// Its secret.
+        secret: Secret,
+    },
+    /// `AZURE_FEDERATED_TOKEN_FILE`, which the workload identity webhook sets with the other two.
+    Workload {
+        /// The tenant's id.
+        tenant: String,
+        /// The application's id.
+        client: String,
+        /// The token's file.
+        file: PathBuf,
+    },
+    /// Neither: the managed identity, which `AZURE_CLIENT_ID` may choose.
+    Managed(Option<String>),
 }
 
 /// How relay logs in at OpenBao or Vault.
@@ -89,6 +122,13 @@ pub enum TransitLogin {
 impl Keys {
     /// One KMS key and nothing else set.
     pub const fn of(current: KmsKey) -> Self {
-        Self { current, previous: Vec::new(), shown: Shown::Name, data_key_max_age: None }
+        Self {
+            current,
+            previous: Vec::new(),
+            shown: Shown::Name,
+            data_key_max_age: None,
+            ages: Ages::DEFAULT,
+            pace: Pace::DEFAULT,
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! environment. What must never enter: a secret written literally, a setting that is ignored, a default
 //! that weakens.
 
+mod callers;
 mod document;
 mod environment;
 mod fetched;
@@ -30,8 +31,9 @@ use crate::audit::Durability;
 use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
+pub use callers::{Algorithm, CallerKeys, Callers, Claim, JwksAddress, JwksToken};
 pub use keys::known as known_keys;
-pub use kms::{Keys, KmsKey, TransitLogin};
+pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use report::{Finding, Report, Severity};
 
@@ -143,8 +145,8 @@ fn read(path: &Path) -> Result<String, (String, &'static str)> {
 pub struct Config {
     /// Listeners and limits.
     pub server: Server,
-    /// Who may call.
-    pub callers: Callers,
+    /// Who may call: one per issuer and audience, at least one.
+    pub callers: Vec<Callers>,
     /// What wraps data keys.
     pub keys: Keys,
     /// Where sealed records stand.
@@ -198,49 +200,6 @@ pub struct Limits {
     pub idle_per_origin: usize,
     /// How long an idle connection to a vendor is kept: 60 s.
     pub idle_timeout: Duration,
-}
-
-/// `[callers]`
-pub struct Callers {
-    /// The issuer's keys: a JWKS document, or the one HS256 key.
-    pub keys: CallerKeys,
-    /// The required `iss`.
-    pub issuer: String,
-    /// The required `aud`.
-    pub audience: String,
-    /// The algorithms that a token may be signed with; the token has no say.
-    pub algorithms: Vec<Algorithm>,
-    /// The claim that names the customer.
-    pub customer: String,
-    /// The claim that may name the secret.
-    pub secret: String,
-    /// The longest `exp - iat` (or `exp - now` without `iat`) accepted: 24 h.
-    pub max_lifetime: Duration,
-    /// Clock difference forgiven on `exp` and `nbf`: 30 s.
-    pub leeway: Duration,
-}
-
-/// Where callers' keys come from.
-pub enum CallerKeys {
-    /// A JWKS file (RFC 7517), read at start.
-    JwksFile(PathBuf),
-    /// A JWKS document given directly (`relay dev`, tests).
-    Jwks(String),
-    /// One HS256 key of at least 32 bytes.
-    Hs256(Secret),
-}
-
-/// A signature algorithm of RFC 7518 or RFC 8037 that relay accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// ECDSA P-256.
-    Es256,
-    /// RSA PKCS#1 v1.5.
-    Rs256,
-    /// Ed25519.
-    EdDsa,
-    /// HMAC-SHA-256; only alone.
-    Hs256,
 }
 
 /// `[store]`

@@ -4,10 +4,20 @@
 //! are different errors, because an outage may be bridged by warm keys and a denial never. What must never
 //! enter: configuration types, the store, a credential.
 
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 pub mod cached;
+#[cfg(any(feature = "azure", feature = "gcp"))]
+mod cloud;
+#[cfg(feature = "gcp")]
+mod crc32c;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 pub mod keyring;
 pub mod local;
-mod rewrap;
+pub mod transit;
 mod wrapped;
 
 use std::pin::Pin;

@@ -2,11 +2,11 @@
 //! has read, which are those of HTTP/2.
 //!
 //! Strict where readers differ (RFC 9112 sections 3.2, 6): a request that two programs could frame in two
-//! ways is refused and its connection closed. What must never enter: anything that needs configuration
+//! ways is refused, and its stream with it. What must never enter: anything that needs configuration
 //! beyond the limits.
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::DoorLimits;
 use crate::refusal::{Code, Refusal};
@@ -39,7 +39,7 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
     if framing.codings > 1 || !framing.coding.is_none_or(chunked) {
         return malformed("Transfer-Encoding is exactly `chunked` or absent.");
     }
-    if framing.codings > 0 && (framing.lengths > 0 || request.version() < Version::HTTP_11) {
+    if framing.codings > 0 && framing.lengths > 0 {
         return malformed(
             "A request has a Content-Length or a Transfer-Encoding, not both (RFC 9112 section 6.3).",
         );
@@ -47,7 +47,7 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
     if framing.lengths > 1 {
         return malformed("A request has at most one Content-Length.");
     }
-    if framing.unknown_expectation && request.version() >= Version::HTTP_11 {
+    if framing.unknown_expectation {
         return malformed("relay meets no expectation but `100-continue` (RFC 9110 section 10.1.1).");
     }
     if !request.uri().path().starts_with('/') {

@@ -1,4 +1,4 @@
-//! Control-plane calls: the command line to the admin API, later issuers' keys. Never the data path.
+//! Control-plane calls: the command line to the admin API, relay to issuers for their keys. Never the data path.
 //!
 //! One request, one connection, one answer of a bounded size. The address was configured by the operator, so
 //! it is not vetted; no redirect is followed and no proxy variable read, so nobody else can change it. What
@@ -26,6 +26,19 @@ use super::dial::{Dial, DialError};
 use super::resolve::Resolver;
 use super::tls::{Roots, client_config};
 use super::upstream::is_of_tls;
+
+/// `url` as it may be called, if it may: `https://`, or `http://` on this machine, without a user or a fragment.
+pub fn operators_address(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    let loopback = match url.host()? {
+        url::Host::Domain(name) => name == "localhost",
+        url::Host::Ipv4(ip) => ip.is_loopback(),
+        url::Host::Ipv6(ip) => ip.is_loopback(),
+    };
+    let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    let scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
+    (bare && scheme).then(|| url.into())
+}
 
 /// One call.
 pub struct FetchRequest {

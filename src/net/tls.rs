@@ -41,18 +41,8 @@ pub fn client_config(roots: Roots<'_>) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// The same settings, with HTTP/1.1 offered alone.
-pub fn offering_http1(config: &Arc<ClientConfig>) -> Arc<ClientConfig> {
-    if config.alpn_protocols.iter().all(|protocol| protocol == b"http/1.1") {
-        return Arc::clone(config);
-    }
-    let mut config = ClientConfig::clone(config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
-}
-
 /// The same settings, with HTTP/2 offered beside HTTP/1.1 and preferred (RFC 7301).
-pub fn offering_http2(config: &ClientConfig) -> Arc<ClientConfig> {
+pub(super) fn offering_http2(config: &ClientConfig) -> Arc<ClientConfig> {
     let mut config = config.clone();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)

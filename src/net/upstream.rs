@@ -18,7 +18,7 @@ use tower::Service;
 use super::dial::{Dial, DialError};
 use super::resolve::Resolver;
 use super::tap::{self, Stream};
-use super::tls::offering_http1;
+use super::tls::offering_http2;
 use super::vet::Egress;
 use crate::model::Origin;
 
@@ -26,8 +26,10 @@ use crate::model::Origin;
 pub struct UpstreamSettings {
     /// Where the vendor is.
     pub origin: Origin,
-    /// How its certificate is verified.
+    /// How its certificate is verified, with HTTP/1.1 offered.
     pub tls: Arc<ClientConfig>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
     /// Who turns its name into addresses.
     pub resolver: Arc<Resolver>,
     /// Which of them may be called.
@@ -81,16 +83,13 @@ impl Upstream {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let dial = Dial::vetted(settings.resolver, settings.egress, settings.connect);
         let names = Arc::new(DefaultServerNameResolver::default());
+        let connector = |tls| HttpsConnector::new(dial.clone(), tls, !settings.plaintext, names.clone());
+        let offered = if settings.http2 { offering_http2(&settings.tls) } else { Arc::clone(&settings.tls) };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             target: target(&settings.origin),
-            http1: HttpsConnector::new(
-                dial.clone(),
-                offering_http1(&settings.tls),
-                !settings.plaintext,
-                names.clone(),
-            ),
-            connector: HttpsConnector::new(dial, settings.tls, !settings.plaintext, names),
+            connector: connector(offered),
+            http1: connector(settings.tls),
             connect: settings.connect,
             first_byte: settings.first_byte,
             idle: settings.idle,

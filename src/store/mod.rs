@@ -94,6 +94,11 @@ pub trait Store: Send + Sync {
     /// Writes a store-wide record.
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()>;
 
+    /// Whether there is space for new rows; for readiness.
+    fn has_room(&self) -> Call<'_, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
     /// What rotation, forgetting and erasing need beside this.
     fn upkeep(&self) -> &dyn Upkeep;
 

@@ -36,7 +36,7 @@ use relay::audit::{Durability, Log, MemorySink, Setup, Signer};
 use relay::cli::token::{self, LocalIssuer, Order, mint};
 use relay::clock;
 use relay::config::{self, Config, Files, Integration};
-use relay::jwks::{Algorithm, KeySet};
+use relay::jwks::{Algorithm, Generation, IssuerKeys, KeySet};
 use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
@@ -49,7 +49,7 @@ use relay::net::vet::Egress;
 use relay::pipeline::{Entrance, Outgoing, Shared, Worker, serve};
 use relay::seal::{NewSecret, SealTarget, Sealer};
 use relay::secret::Secret;
-use relay::stage::authenticate::{TokenRules, Verdicts};
+use relay::stage::authenticate::{IssuerRules, TokenRules, Verdicts};
 use relay::stage::authorize::leases::Leases;
 use relay::stage::authorize::records::Records;
 use relay::stage::limits::InFlight;
@@ -296,24 +296,27 @@ fn audit() -> Log {
 }
 
 fn token_rules(config: &Config, issuer: &LocalIssuer) -> TokenRules {
-    let callers = &config.callers;
+    let callers = &config.callers[0];
     let algorithms = vec![Algorithm::ES256];
-    TokenRules {
-        keys: KeySet::parse(&issuer.jwks, &algorithms).unwrap(),
+    let rules = IssuerRules {
+        keys: IssuerKeys::fixed(&callers.issuer, KeySet::parse(&issuer.jwks, &algorithms).unwrap()),
         algorithms,
         issuer: callers.issuer.clone(),
         audience: callers.audience.clone(),
         customer_claim: callers.customer.clone(),
+        customer_prefix: String::new(),
         secret_claim: callers.secret.clone(),
         max_lifetime: callers.max_lifetime,
         leeway: callers.leeway,
-    }
+    };
+    TokenRules::new(vec![rules], Generation::default())
 }
 
 fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Route {
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
         tls: client_config(Roots::BuiltIn).unwrap(),
+        http2: false,
         resolver: Arc::new(Resolver::new(control.clone())),
         egress: Egress::new(integration.private_cidrs.clone(), Arc::new([])),
         plaintext: integration.plaintext_danger,

@@ -17,6 +17,8 @@
     clippy::panic
 )]
 
+/// A relay whose KMS is a fake of AWS's, and customers with a secret each.
+mod cloud;
 /// Requests as bytes, each with the mistake that it carries and what must come of it.
 #[path = "../corpus/framing.rs"]
 mod corpus;
@@ -26,6 +28,8 @@ mod figure;
 mod load;
 /// nginx, as vendor and as the proxy to compare with.
 mod nginx;
+/// A fixed rate over many secrets.
+mod paced;
 /// A process that ends with its owner, and what the kernel knows of it.
 mod process;
 /// Vendors without TLS that keep every byte, or that ignore bodies.
@@ -44,6 +48,8 @@ mod stock;
 /// System calls per request.
 mod strace;
 
+/// How often the KMS is called.
+mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
 /// The credential stands in relay's memory no longer than its connection to the vendor.
@@ -58,6 +64,8 @@ mod kill9;
 mod matrix;
 /// Another customer's UUID is answered as an unknown one, and as fast.
 mod oracle;
+/// A KMS that is down is bridged, and one that denies is obeyed.
+mod outage;
 /// A name whose addresses change from answer to answer leads to no address that may not be called.
 mod rebind;
 /// Every request of a load is answered and recorded, and the record shows every edit.
@@ -85,7 +93,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 16] = [
+const DRILLS: [(&str, Drill); 18] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -101,6 +109,8 @@ const DRILLS: [(&str, Drill); 16] = [
     ("slow", slow::run),
     ("rebind", rebind::run),
     ("core", core::run),
+    ("outage", outage::run),
+    ("calls", calls::run),
     ("rotate", rotate::run),
 ];
 

@@ -27,6 +27,8 @@ pub struct Stage {
     /// What `relay run` is started by: `taskset -c 0`, or nothing.
     pub through: Vec<String>,
     pub log_level: String,
+    /// Variables that relay is started with, beside its own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Stage {
@@ -56,6 +58,7 @@ impl Stage {
             relay: None,
             through: Vec::new(),
             log_level: "warn".to_owned(),
+            environment: Vec::new(),
         }
     }
 
@@ -66,6 +69,7 @@ impl Stage {
         let words: Vec<String> = self.through.iter().cloned().chain([binary]).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["run", "--config"]).arg(self.config());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("RELAY_LOG", &self.log_level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut relay = Process::start(&mut command);
         let begun = Instant::now();
@@ -76,6 +80,15 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.relay = Some(relay);
+    }
+
+    /// Puts these lines into `[keys]` in the place of what stands there. The relay of a stage that runs is
+    /// none the wiser.
+    pub fn keep_keys_by(&self, lines: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let (before, keys) = text.split_once("[keys]\n").expect("a section of keys");
+        let (_, after) = keys.split_once("\n[").expect("a section behind it");
+        std::fs::write(self.config(), format!("{before}[keys]\n{lines}\n[{after}")).unwrap();
     }
 
     pub fn relay(&self) -> &Process {

@@ -79,15 +79,15 @@ pub fn credential(customer: u64, place: u64) -> String {
 
 /// A token for each of the customers, in order.
 pub fn tokens(stage: &Stage, customers: impl Iterator<Item = u64>) -> Vec<String> {
-    let callers = configuration(stage).callers;
+    let callers = configuration(stage).callers.remove(0);
     let key = Secret::new(std::fs::read(stage.folder.path().join("issuer.key")).unwrap());
     let signer = Signer {
         key: &key,
         kid: None,
         issuer: &callers.issuer,
         audience: &callers.audience,
-        customer_claim: &callers.customer,
-        secret_claim: &callers.secret,
+        customer_claim: callers.customer.as_str(),
+        secret_claim: callers.secret.as_str(),
     };
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     customers

@@ -1,5 +1,8 @@
 //! Temp folders, the real binary, a real TLS vendor.
 
+/// `relay doctor`.
+mod doctor;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -214,7 +217,7 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
     let mut home = Home::new();
     assert!(home.ok(&["check"], None).contains("valid"), "what init wrote is valid");
     home.run();
-    assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 3);
+    assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 6);
 
     let printed = home.ok(
         &["secret", "add", "--customer", "acme", "--integration", "github", "--label", "Acme bot"],
@@ -253,6 +256,8 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
         [format!("Bearer {second}")],
         "the new value serves at once"
     );
+    assert_eq!(home.ok(&["key", "purge"], None), "1 data key left memory\n");
+    assert_eq!(home.ok(&["key", "purge"], None), "0 data keys left memory\n");
     home.ok(&["secret", "disable", &id], None);
     assert_eq!(home.get(&path, &token).code(), "secret_disabled");
     home.ok(&["secret", "enable", &id], None);
@@ -419,7 +424,7 @@ fn json_is_for_programs_everywhere() {
     let id = home.add("acme");
     let token = home.token("acme");
     assert_eq!(home.get(&format!("/github/{id}/x"), &token).status, 200);
-    let rows: [(&[&str], Option<&[u8]>); 10] = [
+    let rows: [(&[&str], Option<&[u8]>); 11] = [
         (&["check"], None),
         (&["health"], None),
         (&["secret", "list", "--customer", "acme"], None),
@@ -428,6 +433,7 @@ fn json_is_for_programs_everywhere() {
         (&["secret", "disable", &id], None),
         (&["secret", "enable", &id], None),
         (&["secret", "rotate", &id], Some(b"another-value-of-it")),
+        (&["key", "purge"], None),
         (&["token", "mint", "--customer", "acme"], None),
         (&["token", "inspect"], Some(token.as_bytes())),
     ];
@@ -521,4 +527,27 @@ fn a_second_relay_a_taken_port_and_a_wrong_key_are_told_with_the_way_out() {
     let wrong = home.relay(&["run"], None);
     assert_eq!(wrong.status.code(), Some(1));
     assert!(err(&wrong).contains("[keys]"), "{}", err(&wrong));
+}
+
+#[test]
+fn the_local_issuer_mints_by_its_own_rules_also_among_others() {
+    let mut home = Home::new();
+    let text = std::fs::read_to_string(home.path("relay.toml")).unwrap();
+    let (before, after) = text.split_once("[callers]").unwrap();
+    let (own, rest) = after.split_once("[keys]").unwrap();
+    let own = own.replace("\"customer_id\"", "\"/org/customer_id\"");
+    let other = own.replace("urn:relay:local-issuer", "https://other.example");
+    let several =
+        format!("{before}[[callers]]{other}\n[[callers]]{own}customer_prefix = \"local/\"\n\n[keys]{rest}");
+    std::fs::write(home.path("relay.toml"), several).unwrap();
+    home.run();
+    let id = home.add("local/acme");
+    let token = home.token("local/acme");
+    assert_eq!(home.get(&format!("/github/{id}/x"), &token).status, 200);
+    let claims = home.relay(&["token", "inspect", "--format", "json"], Some(token.as_bytes()));
+    let claims: Value = serde_json::from_str(&out(&claims)).unwrap();
+    assert_eq!(claims["claims"]["org"]["customer_id"], "acme", "the issuer knows no prefix");
+    let refused = home.relay(&["token", "mint", "--customer", "acme"], None);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(err(&refused).contains("customers of this issuer begin with \"local/\""), "{}", err(&refused));
 }

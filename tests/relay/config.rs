@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use relay::cli::{check, init};
-use relay::config::{self, CallerKeys, Config, Files, KmsKey, OnReflect, Report, StoreChoice};
+use relay::config::{self, AzureLogin, CallerKeys, Config, Files, KmsKey, OnReflect, Report, StoreChoice};
 
 /// What `relay init` and people start from; rows below change one line of it.
 const GOOD: &str = r#"[server]
@@ -71,11 +71,11 @@ fn a_good_file_becomes_what_it_says_with_the_defaults_of_the_rest() {
     assert_eq!(config.server.limits.head_bytes, 32 * 1024);
     assert!(config.server.workers >= 1);
     assert!(
-        matches!(&config.callers.keys, CallerKeys::JwksFile(p) if p == Path::new("/nonexistent/jwks.json"))
+        matches!(&config.callers[0].keys, CallerKeys::JwksFile(p) if p == Path::new("/nonexistent/jwks.json"))
     );
-    assert_eq!(config.callers.secret, "secret");
-    assert_eq!(config.callers.max_lifetime, Duration::from_secs(86_400));
-    assert_eq!(config.callers.leeway, Duration::from_secs(30));
+    assert_eq!(config.callers[0].secret.as_str(), "secret");
+    assert_eq!(config.callers[0].max_lifetime, Duration::from_secs(86_400));
+    assert_eq!(config.callers[0].leeway, Duration::from_secs(30));
     assert!(
         matches!(&config.keys.current, KmsKey::Local { file } if file == Path::new("/nonexistent/relay.key"))
     );
@@ -131,9 +131,10 @@ fn the_defaults_that_the_reference_shows_are_the_defaults() {
     assert_eq!(shown.server.grace, bare.server.grace);
     assert_eq!(shown.server.listen, bare.server.listen);
     assert_eq!(shown.server.admin_listen, bare.server.admin_listen);
-    assert_eq!(shown.callers.max_lifetime, bare.callers.max_lifetime);
-    assert_eq!(shown.callers.leeway, bare.callers.leeway);
+    assert_eq!(shown.callers[0].max_lifetime, bare.callers[0].max_lifetime);
+    assert_eq!(shown.callers[0].leeway, bare.callers[0].leeway);
     assert_eq!(shown.audit.durability, bare.audit.durability);
+    assert_eq!(shown.retain, bare.retain);
     let timeouts = |c: &Config, name: &str| {
         format!("{:?}", c.integrations.iter().find(|i| i.name.as_str() == name).unwrap().timeout)
     };
@@ -196,10 +197,22 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (r#"listen = "127.0.0.1:8480""#, "limits = 5", "2:1: [server.limits] is a table, not a whole number | write [server.limits] on a line of its own"),
     (r#"listen = "127.0.0.1:8480""#, "listen = \"127.0.0.1:8480\"\nlisten = \"127.0.0.1:8480\"", "3:1: this key or table is written twice | leave one of the two"),
     (r#"jwks = "file:jwks.json""#, "", r#"3:2: [callers] has no jwks | write jwks = "file:jwks.json""#),
-    (r#"jwks = "file:jwks.json""#, r#"jwks = "https://auth.example/jwks""#, r#"4:8: [callers] jwks from an address is not built into relay yet: give a file | save the document and write jwks = "file:jwks.json""#),
-    (r#"jwks = "file:jwks.json""#, r#"jwks = "jwks.json""#, r#"4:8: [callers] jwks must be file:PATH | save the document and write jwks = "file:jwks.json""#),
+    (r#"jwks = "file:jwks.json""#, r#"jwks = "http://auth.example/jwks""#, "4:8: [callers] jwks is no https:// address | write https://...; http:// is for this machine alone"),
+    (r#"jwks = "file:jwks.json""#, r#"jwks = "https://user@auth.example/jwks""#, "4:8: [callers] jwks is no https:// address | write https://...; http:// is for this machine alone"),
+    (r#"jwks = "file:jwks.json""#, r#"jwks = "jwks.json""#, r#"4:8: [callers] jwks is neither an https:// address nor file:PATH | write jwks = "https://...", or save the document and write jwks = "file:jwks.json""#),
+    (r#"jwks = "file:jwks.json""#, r#"discovery = "auth.example""#, "4:13: [callers] discovery is no https:// address | write https://...; http:// is for this machine alone"),
+    (r#"jwks = "file:jwks.json""#, "jwks = \"file:jwks.json\"\ndiscovery = \"https://auth.example\"", r#"5:1: [callers] has both jwks and discovery | keep jwks or discovery, or key with algorithms = ["HS256"]"#),
+    (r#"jwks = "file:jwks.json""#, "jwks = \"file:jwks.json\"\nca_file = \"ca.pem\"", r#"5:1: [callers] ca_file is for a JWKS at an address, and there is none | remove ca_file, or write jwks = "https://...""#),
+    (r#"jwks = "file:jwks.json""#, "jwks = \"file:jwks.json\"\njwks_token = \"env:ADMIN\"", r#"5:1: [callers] jwks_token is for a JWKS at an address, and there is none | remove jwks_token, or write jwks = "https://...""#),
+    (r#"jwks = "file:jwks.json""#, "jwks = \"https://auth.example/jwks\"\njwks_token = \"eyJliteral\"", r#"5:14: [callers] jwks_token is a secret and may not stand in relay.toml itself | write jwks_token = "file:PATH" or jwks_token = "env:NAME", and replace this secret"#),
+    (r#"customer = "customer_id""#, r#"customer = "/a//b""#, r#"8:12: [callers] customer has an empty part between its slashes | name a claim that your tokens carry: customer = "customer_id""#),
+    (r#"customer = "customer_id""#, r#"customer = "/~2""#, r#"8:12: [callers] customer is no pointer (RFC 6901): ~ stands only before 0 or 1 | name a claim that your tokens carry: customer = "customer_id""#),
+    (r#"customer = "customer_id""#, r#"customer = "/exp""#, r#"8:12: [callers] customer names a claim that has a meaning of its own | name a claim that your tokens carry: customer = "customer_id""#),
+    (r#"customer = "customer_id""#, "customer = \"customer_id\"\ncustomer_prefix = \"a-prefix-of-more-than-thirty-two-bytes/\"", r#"9:19: [callers] customer_prefix is at most 32 bytes without control characters | write a short one: customer_prefix = "k8s/""#),
+    (r#"customer = "customer_id""#, r#"customer = "/secret""#, "8:1: [callers] customer and secret name the same claim | give each its own claim"),
+    ("[keys]", "[[callers]]\n[keys]", "9:3: this key or table is written twice | leave one of the two"),
     (r#"jwks = "file:jwks.json""#, r#"key = "env:ADMIN""#, r#"4:1: [callers] key is for HS256 alone | write jwks = "file:jwks.json" instead, or algorithms = ["HS256"]"#),
-    (r#"jwks = "file:jwks.json""#, "jwks = \"file:jwks.json\"\nkey = \"env:ADMIN\"", r#"5:1: [callers] has both jwks and key | keep jwks, or key with algorithms = ["HS256"]"#),
+    (r#"jwks = "file:jwks.json""#, "jwks = \"file:jwks.json\"\nkey = \"env:ADMIN\"", r#"5:1: [callers] has both jwks and key | keep jwks or discovery, or key with algorithms = ["HS256"]"#),
     (r#"algorithms = ["ES256"]"#, r#"algorithms = ["HS256"]"#, r#"4:1: [callers] jwks holds public keys, but HS256 has none | write key = "file:..." instead of jwks, or another algorithm"#),
     (r#"algorithms = ["ES256"]"#, r#"algorithms = ["ES256", "HS256"]"#, r#"7:1: HS256 stands only alone: with a public key beside it, that key could forge tokens | write ["HS256"], or leave HS256 away"#),
     (r#"algorithms = ["ES256"]"#, "algorithms = []", r#"7:1: [callers] algorithms is empty: no token could be valid | write what your issuer signs with: ["ES256"]"#),
@@ -220,13 +233,20 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"aws\"\nkey = \"mrk-1\"\nendpoint = \"http://kms.internal\"", r#"12:12: [keys] endpoint is no https:// address of a key service | write https://host or https://host:port; http:// is for this machine alone"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"gcp\"\nkey = \"projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1\"", r#"11:7: [keys] key is no key's resource name, without a version | write key = "projects/P/locations/L/keyRings/R/cryptoKeys/K""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nkey = \"relay\"", r#"9:2: [keys] has no vault | write vault = "https://NAME.vault.azure.net""#),
+    ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nvault = \"http://localhost:8443\"\nkey = \"relay\"", r#"11:1: [keys] vault is not https://, and Azure's client shows its token over TLS alone | write vault = "https://NAME.vault.azure.net""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"azure\"\nvault = \"https://v.example\"\nkey = \"a/b\"", r#"12:7: [keys] key is no name: letters, digits, - _ and . only | write the name of an RSA key in that vault: key = "relay""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"", r#"9:2: [keys] has no token | write token = "file:bao.token", or role_id and secret_id = "file:secret_id""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"env:ADMIN\"\nrole_id = \"r\"", r#"13:1: [keys] has both token and role_id | keep one way to log in"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\nmount = \"../x\"\ntoken = \"env:ADMIN\"", r#"13:9: [keys] mount is no name: letters, digits, - _ and . only | write mount = "transit""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"hvs.literal\"", r#"13:9: [keys] token is a secret and may not stand in relay.toml itself | write token = "file:PATH" or token = "env:NAME", and replace this secret"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ncontext = \"secret\"", r#"12:11: [keys] context is not one of those that relay has | write "name" or "hash""#),
+    ("path = \"relay.db\"", "path = \"relay.db\"\nretain = \"1s\"", r#"15:10: [store] retain must be from 1m to 10years | write a duration from 1m to 10years"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ndata_key_max_age = \"1s\"", r#"12:20: [keys] data_key_max_age must be from 1h to 10years | write a duration from 1h to 10years"#),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"100ms\"", "12:17: [keys] refresh_after must be from 1s to 1day | write a duration from 1s to 1day"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nserve_at_most = \"2days\"", "12:17: [keys] serve_at_most must be from 2s to 1day | write a duration from 2s to 1day"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"1h\"", "12:1: [keys] serve_at_most is not longer than refresh_after | leave time between them: it is how long an outage of the KMS is bridged"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"5m\"\nserve_at_most = \"5m\"", "13:1: [keys] serve_at_most is not longer than refresh_after | leave time between them: it is how long an outage of the KMS is bridged"),
+    ("file = \"relay.key\"", "file = \"relay.key\"\ncalls_per_second = 0", "12:20: [keys] calls_per_second must be a whole number from 1 to 10000 | write a number from 1 to 10000"),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\nprevious = [\"old.key\"]", r#"12:13: previous of [keys] is a list of tables; this is a text | write { provider = "local", file = "old.key" }"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\nprevious = [{ provider = \"local\", file = \"old.key\", path = \"x\" }]", r#"12:53: unknown key "path" in previous of [keys]; it belongs to [store] or [audit] | move it to [store] or [audit]"#),
     (r#"provider = "local""#, r#"provider = "vault""#, r#"10:12: [keys] provider is not one of those that relay has | write "local" or "aws" or "gcp" or "azure" or "transit""#),
@@ -287,6 +307,48 @@ fn each_mistake_gives_its_own_error_at_its_own_place() {
             })
             .collect();
         assert_eq!(errors, [*wanted], "{mistake}");
+    }
+}
+
+#[test]
+fn azures_own_variables_choose_how_relay_proves_itself_to_azure() {
+    let keys = "provider = \"azure\"\nvault = \"https://v.example\"\nkey = \"relay\"";
+    let text = GOOD.replace("provider = \"local\"\nfile = \"relay.key\"", keys);
+    let [tenant, client] = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+    let [secret, file] = [("AZURE_CLIENT_SECRET", "s"), ("AZURE_FEDERATED_TOKEN_FILE", "/f")];
+    let login = |pairs: &[(&str, &str)]| match usable(&text, pairs).keys.current {
+        KmsKey::Azure { login, authority, .. } => {
+            let login = match login {
+                AzureLogin::Secret { tenant, client, secret } if secret.equals(b"s") => {
+                    format!("secret {tenant} {client}")
+                }
+                AzureLogin::Secret { .. } => "another secret".to_owned(),
+                AzureLogin::Workload { tenant, client, file } => {
+                    format!("workload {tenant} {client} {}", file.display())
+                }
+                AzureLogin::Managed(client) => format!("managed {client:?}"),
+            };
+            format!("{login} {authority:?}")
+        }
+        _ => panic!("no key in Azure"),
+    };
+    let authority = ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us");
+    assert_eq!(login(&[]), "managed None None");
+    assert_eq!(login(&[client]), "managed Some(\"c\") None");
+    assert_eq!(login(&[tenant, client, ("AZURE_CLIENT_SECRET", "")]), "managed Some(\"c\") None");
+    assert_eq!(login(&[tenant, client, file]), "workload t c /f None");
+    assert_eq!(login(&[tenant, client, secret, file]), "secret t c None");
+    let us = "secret t c Some(\"https://login.microsoftonline.us\")";
+    assert_eq!(login(&[tenant, client, secret, authority]), us);
+    for (given, pairs) in [
+        ("AZURE_CLIENT_SECRET", &[secret, client][..]),
+        ("AZURE_CLIENT_SECRET", &[secret, tenant, file]),
+        ("AZURE_FEDERATED_TOKEN_FILE", &[file]),
+    ] {
+        let wanted = format!(
+            "relay.toml:10:1: the environment has {given} without AZURE_TENANT_ID and AZURE_CLIENT_ID"
+        );
+        assert_eq!(errors(&text, pairs), [wanted]);
     }
 }
 
@@ -413,7 +475,7 @@ fn a_variable_goes_before_the_file_and_the_file_before_the_default() {
     assert_eq!(config.server.limits.head_bytes, 65_536);
     assert_eq!(config.server.grace, Duration::from_secs(3));
     assert_eq!(config.admin.token.len(), 40);
-    assert_eq!(config.callers.issuer, "https://who.example");
+    assert_eq!(config.callers[0].issuer, "https://who.example");
     let erp = config.integrations.first().unwrap();
     assert_eq!(erp.origin.to_string(), "https://other.example");
     assert!(erp.cookies);
@@ -515,9 +577,58 @@ fn a_file_that_is_missing_empty_a_folder_or_no_text_is_said_to_be_that() {
 fn a_shared_key_goes_with_hs256_alone_and_has_32_bytes() {
     let shared = GOOD.replace("jwks = \"file:jwks.json\"", "key = \"env:K\"").replace("ES256", "HS256");
     let config = usable(&shared, &[("K", &"k".repeat(32))]);
-    assert!(matches!(&config.callers.keys, CallerKeys::Hs256(key) if key.len() == 32));
+    assert!(matches!(&config.callers[0].keys, CallerKeys::Hs256(key) if key.len() == 32));
     let short = errors(&shared, &[("K", "k")]);
     assert_eq!(short, ["relay.toml:4:7: [callers] key has 1 bytes; it must have at least 32"]);
+}
+
+#[test]
+fn several_issuers_are_several_tables_that_tokens_can_tell_apart() {
+    let one = "[[callers]]\njwks = \"https://auth.example/jwks\"\nissuer = \"https://auth.example\"\naudience = \"relay\"\nalgorithms = [\"ES256\"]\ncustomer = \"customer_id\"\n";
+    let (head, rest) = GOOD.split_once("[callers]").unwrap();
+    let (_, rest) = rest.split_once("[keys]").unwrap();
+    let of = |second: &str| format!("{head}{one}{second}[keys]{rest}");
+    let told = |text: &str, pairs: &[(&str, &str)]| {
+        let (config, report) = judged(text, pairs);
+        let told: Vec<String> = report
+            .findings()
+            .iter()
+            .filter(|finding| !finding.message.contains("does not exist"))
+            .map(|finding| format!("{}: {}", finding.line.unwrap_or_default(), finding.message))
+            .collect();
+        (config.map(|config| config.callers.len()), told.join("; "))
+    };
+    assert_eq!(told(&of(""), &[]), (Some(1), String::new()));
+    assert_eq!(
+        told(&of(&one.replace("https://auth.example\"", "https://b.example\"")), &[]),
+        (Some(2), String::new())
+    );
+    assert_eq!(told(&of(&one.replace("\"relay\"", "\"other\"")), &[]), (Some(2), String::new()));
+    let same =
+        "9: two [[callers]] have the same issuer and audience: which rules hold for a token is unclear";
+    assert_eq!(told(&of(one), &[]), (None, same.to_owned()));
+    let prefixed = |own: &str, other: &str| {
+        let other = one.replace("\"relay\"", "\"other\"") + &format!("customer_prefix = \"{other}\"\n");
+        of(&other).replacen("algorithms", &format!("customer_prefix = \"{own}\"\nalgorithms"), 1)
+    };
+    assert_eq!(told(&prefixed("a/", "b/"), &[]), (Some(2), String::new()));
+    assert_eq!(told(&prefixed("", "b/"), &[]), (Some(2), String::new()));
+    let (count, warned) = told(&prefixed("a", "ab"), &[]);
+    assert!(
+        count == Some(2) && warned.contains("one customer_prefix is the beginning of another"),
+        "{warned}"
+    );
+    let twice = of("[callers]\n");
+    assert!(told(&twice, &[]).1.contains("written twice"));
+    let none = format!("callers = []\n{head}[keys]{rest}");
+    assert!(told(&none, &[]).1.contains("callers is an empty list"));
+    let text = format!("callers = [\"https://auth.example\"]\n{head}[keys]{rest}");
+    assert!(told(&text, &[]).1.contains("[[callers]] is a list of tables; this is a text"));
+    let (_, variable) = told(&of(""), &[("RELAY__CALLERS__ISSUER", "https://other.example")]);
+    assert!(
+        variable.contains("this variable sets a key of a table that relay.toml does not have"),
+        "{variable}"
+    );
 }
 
 #[test]
@@ -614,7 +725,7 @@ fn init_writes_a_configuration_that_runs_and_secrets_that_only_their_owner_reads
     let Ok(loaded) = loaded else { panic!("{}", loaded.err().unwrap()) };
     assert_eq!(loaded.warnings.findings().len(), 0, "{}", loaded.warnings);
     assert_eq!(loaded.config.integrations.len(), 1);
-    assert_eq!(loaded.config.callers.issuer, init::LOCAL_ISSUER);
+    assert_eq!(loaded.config.callers[0].issuer, init::LOCAL_ISSUER);
     assert_eq!(loaded.config.admin.token.len(), 43);
     for (name, mode) in [("admin.token", 0o600), ("issuer.key", 0o600)] {
         let found = std::fs::metadata(folder.join(name)).unwrap().permissions().mode();

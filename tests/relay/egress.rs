@@ -150,6 +150,7 @@ impl Vendor {
         UpstreamSettings {
             origin: Origin::parse(&format!("{scheme}://vendor.test:{}", self.address.port())).unwrap(),
             tls: client_config(roots).unwrap(),
+            http2: false,
             resolver: Arc::new(Resolver::scripted(move |_| vec![ip])),
             egress: egress(&["127.0.0.0/8"], &[]),
             plaintext: false,

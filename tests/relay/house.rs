@@ -43,7 +43,19 @@ const STAGES: [&str; 9] =
 /// What a room may import, as the table of the design says it; `None` is anything.
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
     let words = ["model", "secret", "clock", "framing"];
-    let tools = ["config", "envelope", "kms", "store", "jwks", "audit", "net", "metrics", "refusal", "reply"];
+    let tools = [
+        "config",
+        "envelope",
+        "kms",
+        "store",
+        "jwks",
+        "audit",
+        "net",
+        "metrics",
+        "refusal",
+        "reply",
+        "dependency",
+    ];
     let with = |more: &[&'static str]| Some([&words[..], more].concat());
     match room {
         "clock" | "framing" => Some(vec![]),
@@ -51,9 +63,10 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
         // The words may name each other.
         "secret" => Some(vec!["model", "clock"]),
         // `net` is open to the other tools; a configuration names the audit's durability and what a KMS
-        // is told; a reply is a refusal's.
+        // is told and how long its keys are held; a reply is a refusal's; the table of dependencies says
+        // refusals' codes.
         "config" => with(&["net", "audit", "kms"]),
-        "reply" => with(&["net", "refusal"]),
+        "reply" | "dependency" => with(&["net", "refusal"]),
         "envelope" | "kms" | "store" | "jwks" | "audit" | "metrics" | "refusal" => with(&["net"]),
         "net" => with(&[]),
         "stage" | "seal" => with(&[&tools[..], &["stage"]].concat()),
@@ -136,7 +149,7 @@ fn plaintext_is_exposed_only_where_the_design_says() {
         "seal/",           // checks what is about to be sealed
         "stage/inject.rs", // puts it into the request
         "stage/scrub/",    // looks for it in the answer
-        "jwks.rs",         // the HS256 key
+        "jwks/",           // the HS256 key; the token that an issuer wants to be shown
         "audit/anchor.rs", // the signing seed
         "admin/door.rs",   // the admin token, compared in constant time
         "config/",         // the length of a token read from a file

@@ -28,6 +28,8 @@ mod rig;
 mod answers;
 /// One intent before the vendor sees a request, one outcome behind its last byte.
 mod audit_path;
+/// Callers' issuers: their keys over https, rotated, removed, out of reach; several at once; Kubernetes.
+mod callers;
 /// The hunt finds a leak when there is one, and there is none.
 mod canary;
 /// The command line as a person and a script use it, by the real binary.
@@ -38,6 +40,8 @@ mod codings;
 mod config;
 /// The tree of crates: licences, bans, second versions.
 mod crates;
+/// What relay does while something that it depends on does not work, cell by cell.
+mod dependencies;
 /// `relay dev` and its built-in vendor.
 mod dev;
 /// An integration's own port and host name, TLS and Unix sockets on the app's side.
@@ -58,6 +62,8 @@ mod http2;
 mod journey;
 /// A vendor's URLs in JSON lead back through relay, and nothing else of the JSON changes.
 mod json_rewrite;
+/// Every KMS keeps data keys as relay needs it, and says what is wrong with it.
+mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
 /// Connections to a vendor are shared no further than is safe.

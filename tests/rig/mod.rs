@@ -8,6 +8,9 @@
 pub mod canary;
 pub mod certificates;
 pub mod client;
+pub mod clouds;
+pub mod issuer;
+pub mod kms;
 pub mod logs;
 pub mod packing;
 pub mod spellings;
@@ -64,6 +67,8 @@ pub struct Settings {
     /// Threads that carry requests; with one, every request meets the same pool.
     pub workers: usize,
     pub callers: String,
+    /// Lines for `[keys]`, beside provider and file.
+    pub keys: String,
     pub audit: PathBuf,
     pub durability: Durability,
     pub upstream: Option<String>,
@@ -80,11 +85,23 @@ impl Default for Settings {
             listen: "127.0.0.1:0".to_owned(),
             workers: 2,
             callers: String::new(),
+            keys: String::new(),
             audit: PathBuf::new(),
             durability: Durability::Written,
             upstream: None,
             trust_vendor: true,
             options: Box::new(Options::default),
+        }
+    }
+}
+
+impl Settings {
+    /// `[callers]`, or the whole of `[[callers]]` if that is what is set.
+    fn callers_section(&self) -> String {
+        match self.callers.as_str() {
+            "" => format!("[callers]\n{}", callers()),
+            several if several.starts_with("[[callers]]") => several.to_owned(),
+            one => format!("[callers]\n{one}"),
         }
     }
 }
@@ -140,14 +157,15 @@ impl Rig {
         let ca = if s.trust_vendor { "ca_file = \"ca.pem\"\n" } else { "" };
         format!(
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
-             [callers]\n{}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n\n\
+             {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
              [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
              [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
             s.workers,
             s.server,
-            if s.callers.is_empty() { callers() } else { s.callers.clone() },
+            s.callers_section(),
+            s.keys,
             audit.display(),
             s.integration,
             s.more.replace("{PORT}", &self.vendor.port.to_string()),

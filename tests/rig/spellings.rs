@@ -98,6 +98,16 @@ pub fn spellings(secret: &str) -> Vec<Spelling> {
         let (text, core) = (escape(&encoded).into_bytes(), escape(sure).into_bytes());
         all.push(Spelling { name, text, core, content_type: json });
     }
+    for (name, hexed, document) in documents(secret) {
+        let hex = each(&document, |b| format!("{b:02x}")).into_bytes();
+        all.push(Spelling { name: hexed, core: hex.clone(), text: hex, content_type: json });
+        for (shift, lead) in ["", "u", "uv"].into_iter().enumerate() {
+            let encoded = STANDARD.encode(format!("{lead}{document}w"));
+            let (from, to) = ([0, 2, 3][shift], (shift + document.len()) * 8 / 6);
+            let core = encoded.as_bytes()[from..to].to_vec();
+            all.push(Spelling { name, text: encoded.into_bytes(), core, content_type: json });
+        }
+    }
     for (shift, lead) in ["", "u", "uv"].into_iter().enumerate() {
         let text = format!("{lead}{secret}w");
         let (from, to) = ([0, 2, 3][shift], (shift + secret.len()) * 8 / 6);
@@ -113,6 +123,26 @@ pub fn spellings(secret: &str) -> Vec<Spelling> {
         }
     }
     all
+}
+
+/// A secret as documents write it that are then encoded as a whole: the names of its base64 and its hex.
+fn documents(secret: &str) -> [(&'static str, &'static str, String); 7] {
+    let json = secret.replace('\\', "\\\\").replace('"', "\\\"");
+    let for_html = json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let plain = |b: u8| char::from(b).to_string();
+    let html = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
+    let upper = each(secret, |b| if unreserved(b) { plain(b) } else { format!("%{b:02X}") });
+    let lower = each(secret, |b| if unreserved(b) { plain(b) } else { format!("%{b:02x}") });
+    [
+        ("base64 of JSON with slashes", "hex of JSON with slashes", json.replace('/', "\\/")),
+        ("base64 of JSON", "hex of JSON", json),
+        ("base64 of JSON for HTML", "hex of JSON for HTML", for_html),
+        ("base64 of form", "hex of form", upper.replace("%20", "+")),
+        ("base64 of percent", "hex of percent", upper),
+        ("base64 of lower percent", "hex of lower percent", lower),
+        ("base64 of HTML", "hex of HTML", html),
+    ]
 }
 
 /// One character in the middle spelled otherwise.

@@ -16,8 +16,8 @@ use crate::cli::exit::Failure;
 use crate::cli::token::LocalIssuer;
 use crate::config::template::Template;
 use crate::config::{
-    Admin, Algorithm, Audit, CallerKeys, Callers, Config, FieldSetting, Integration, Keys, KmsKey, Limits,
-    Listen, OnReflect, Placement, Server, StoreChoice, Timeouts,
+    Admin, Algorithm, Audit, CallerKeys, Callers, Claim, Config, FieldSetting, Integration, Keys, KmsKey,
+    Limits, Listen, OnReflect, Placement, Server, StoreChoice, Timeouts,
 };
 use crate::model::{FieldName, FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
@@ -65,16 +65,17 @@ pub(super) fn make(
             grace: Duration::from_secs(2),
             limits: Limits::default(),
         },
-        callers: Callers {
+        callers: vec![Callers {
             keys: CallerKeys::Jwks(issuer.jwks.clone()),
             issuer: ISSUER.to_owned(),
             audience: AUDIENCE.to_owned(),
             algorithms: vec![Algorithm::Es256],
-            customer: CUSTOMER_CLAIM.to_owned(),
-            secret: SECRET_CLAIM.to_owned(),
+            customer: Claim::named(CUSTOMER_CLAIM),
+            customer_prefix: String::new(),
+            secret: Claim::named(SECRET_CLAIM),
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             leeway: Duration::from_secs(30),
-        },
+        }],
         keys: Keys::of(KmsKey::Ephemeral),
         store: StoreChoice::Memory,
         retain: Duration::from_secs(30 * 24 * 3600),

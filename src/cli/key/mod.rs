@@ -1,5 +1,6 @@
-//! `relay key`: rotate, status.
+//! `relay key`: works on the keys of a running relay, one file per subcommand.
 
+mod purge;
 mod rotate;
 mod status;
 
@@ -9,7 +10,7 @@ use super::Context;
 use super::exit::Failure;
 use super::target::Which;
 
-/// Rotates keys and says where they are.
+/// Works on the keys of a running relay.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Wraps all data keys by the KMS key of relay.toml, while relay serves: relay key rotate
@@ -28,6 +29,11 @@ pub(super) enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Takes every data key out of memory, so that the next use of each asks the KMS: relay key purge
+    Purge {
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 /// Runs one of them.
@@ -38,5 +44,6 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
     match command {
         Command::Rotate { data, new_version, which } => rotate::run(context, data, new_version, &which).await,
         Command::Status { which } => status::run(context, &which).await,
+        Command::Purge { which } => purge::run(context, &which).await,
     }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::super::report::Place;
 use super::super::written::{Given, Table, Written};
-use super::super::{Keys, KmsKey, TransitLogin};
+use super::super::{AzureLogin, Keys, KmsKey, TransitLogin};
 use super::{GivenPath, section};
 use crate::kms::Shown;
+use crate::kms::cached::{Ages, Pace};
+use crate::secret::Secret;
 
 /// What `[keys]` said, and the key file for the check that no two things share a path.
 pub(super) struct Read {
@@ -57,6 +59,7 @@ pub(super) fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<Read> 
     let current = kms_key(written, &table);
     let shown = written.choice(&table, "context", &[("name", Shown::Name), ("hash", Shown::Hash)], &[]);
     let data_key_max_age = max_age(written, &table);
+    let (ages, pace) = (ages(written, &table), pace(written, &table));
     let mut previous = Vec::new();
     for member in written.list(&table, "previous").unwrap_or_default() {
         let fix = "write { provider = \"local\", file = \"old.key\" }";
@@ -65,7 +68,8 @@ pub(super) fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<Read> 
         previous.extend(kms_key(written, &table).map(|(key, _)| key));
     }
     let (current, file) = current?;
-    Some(Read { keys: Keys { current, previous, shown: shown.unwrap_or_default(), data_key_max_age }, file })
+    let shown = shown.unwrap_or_default();
+    Some(Read { keys: Keys { current, previous, shown, data_key_max_age, ages, pace }, file })
 }
 
 fn max_age(written: &mut Written<'_>, table: &Table<'_>) -> Option<Duration> {
@@ -75,6 +79,25 @@ fn max_age(written: &mut Written<'_>, table: &Table<'_>) -> Option<Duration> {
     // Ten years.
     let (day, most) = (Duration::from_secs(24 * 3600), Duration::from_secs(315_576_000));
     Some(written.duration(table, "data_key_max_age", Duration::from_secs(3600)..=most, 90 * day))
+}
+
+fn ages(written: &mut Written<'_>, table: &Table<'_>) -> Ages {
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    let soft = written.duration(table, "refresh_after", second..=day, Ages::DEFAULT.soft);
+    let hard = written.duration(table, "serve_at_most", 2 * second..=day, Ages::DEFAULT.hard);
+    if soft >= hard {
+        let named = if written.absent(table, "serve_at_most") { "refresh_after" } else { "serve_at_most" };
+        let message = format!("{} serve_at_most is not longer than refresh_after", table.shown);
+        let fix = "leave time between them: it is how long an outage of the KMS is bridged";
+        written.findings.error(&table.place_of(named), message, fix);
+    }
+    Ages { soft, hard }
+}
+
+fn pace(written: &mut Written<'_>, table: &Table<'_>) -> Pace {
+    let default = Pace::DEFAULT;
+    let per_second = written.whole(table, "calls_per_second", 1..=10_000, default.per_second.into());
+    Pace { per_second: u32::try_from(per_second).unwrap_or(default.per_second), ..default }
 }
 
 fn kms_key(written: &mut Written<'_>, table: &Table<'_>) -> Option<(KmsKey, Option<GivenPath>)> {
@@ -154,9 +177,49 @@ fn azure(written: &mut Written<'_>, table: &Table<'_>) -> Option<KmsKey> {
         written.missing(table, "vault", fix);
     }
     let vault = address(written, table, "vault");
+    if vault.as_ref().is_some_and(|vault| vault.starts_with("http://")) {
+        let message = format!(
+            "{} vault is not https://, and Azure's client shows its token over TLS alone",
+            table.shown
+        );
+        written.findings.error(&table.place_of("vault"), message, fix);
+        return None;
+    }
     let key = named(written, table, "key", "write the name of an RSA key in that vault: key = \"relay\"");
     let ca_file = ca_file(written, table);
-    Some(KmsKey::Azure { vault: vault?, key: key?, ca_file: ca_file?.map(|file| file.value) })
+    let login = azure_login(written, table);
+    let authority = variable(written, "AZURE_AUTHORITY_HOST");
+    let ca_file = ca_file?.map(|file| file.value);
+    Some(KmsKey::Azure { vault: vault?, key: key?, ca_file, login: login?, authority })
+}
+
+/// The order of Azure's own libraries: a client secret, the workload's token, the managed identity.
+fn azure_login(written: &mut Written<'_>, table: &Table<'_>) -> Option<AzureLogin> {
+    let (tenant, client) = (variable(written, "AZURE_TENANT_ID"), variable(written, "AZURE_CLIENT_ID"));
+    let secret = variable(written, "AZURE_CLIENT_SECRET");
+    let file = variable(written, "AZURE_FEDERATED_TOKEN_FILE");
+    let given = match (&secret, &file) {
+        (None, None) => return Some(AzureLogin::Managed(client)),
+        (Some(_), _) => "AZURE_CLIENT_SECRET",
+        (None, Some(_)) => "AZURE_FEDERATED_TOKEN_FILE",
+    };
+    let (Some(tenant), Some(client)) = (tenant, client) else {
+        let message = format!("the environment has {given} without AZURE_TENANT_ID and AZURE_CLIENT_ID");
+        let fix = "set all three, or none to use the managed identity";
+        written.findings.error(&table.place_of("provider"), message, fix);
+        return None;
+    };
+    if let Some(secret) = secret {
+        let secret = Secret::new(secret.into_bytes());
+        return Some(AzureLogin::Secret { tenant, client, secret });
+    }
+    file.map(|file| AzureLogin::Workload { tenant, client, file: file.into() })
+}
+
+/// A variable of the cloud's own; one that is empty is as good as unset.
+fn variable(written: &Written<'_>, name: &str) -> Option<String> {
+    let found = written.environment.iter().find(|(other, _)| other == name)?;
+    Some(found.1.clone()).filter(|value| !value.is_empty())
 }
 
 fn transit(written: &mut Written<'_>, table: &Table<'_>) -> Option<KmsKey> {

@@ -88,8 +88,8 @@ fn store(written: &mut Written<'_>, root: &Table<'_>) -> Store {
         || written.choice(&table, "engine", &[("sled", ())], &["postgres"]).is_some();
     let path = if engine { written.path(&table, "path", "relay.db") } else { None };
     // From a minute, in which a mistake is seen, to ten years.
-    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
-    let retain = written.duration(&table, "retain", minute..=3650 * day, 30 * day);
+    let (least, most) = (Duration::from_secs(60), Duration::from_secs(315_576_000));
+    let retain = written.duration(&table, "retain", least..=most, Duration::from_secs(30 * 24 * 3600));
     Store { path, retain }
 }
 

@@ -1,9 +1,9 @@
 //! Step 2: who calls, as their token proves it?
 //!
-//! The algorithms, issuer, audience and customer claim come from configuration, never from the token. A
-//! verdict is cached under the token's SHA-256 until the token ends or 5 minutes are over; `exp` and
-//! `nbf` are compared again on every hit. What must never enter: the store, a credential; what must never
-//! leave: the token itself.
+//! The issuers and the algorithms, audience and customer claim of each come from configuration, never from the
+//! token; its `iss` only picks whose rules hold. A verdict is cached under the token's SHA-256 until the token
+//! ends, any issuer's keys change or 5 minutes are over; `exp` and `nbf` are compared again on every hit. What
+//! must never enter: the store, a credential; what must never leave: the token itself.
 
 mod protocols;
 mod slots;
@@ -11,23 +11,33 @@ mod token;
 mod verdicts;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 
 use crate::clock::Moment;
-use crate::jwks::{Algorithm, KeySet};
+use crate::config::Claim;
+use crate::jwks::{Algorithm, Generation, IssuerKeys};
 use crate::model::{Customer, SecretId};
 use crate::refusal::{Code, Refusal};
 use crate::stage::route::Matched;
 
+use token::Unverified;
+
 pub use protocols::without_tokens;
 pub use verdicts::Verdicts;
 
-/// The rules that a caller's token must meet.
+/// The rules that callers' tokens must meet: one set of them per issuer and audience.
 pub struct TokenRules {
+    issuers: Vec<IssuerRules>,
+    generation: Generation,
+}
+
+/// The rules for the tokens of one issuer.
+pub struct IssuerRules {
     /// The issuer's keys.
-    pub keys: KeySet,
+    pub keys: Arc<IssuerKeys>,
     /// The algorithms that count.
     pub algorithms: Vec<Algorithm>,
     /// The required `iss`.
@@ -35,13 +45,22 @@ pub struct TokenRules {
     /// The required member of `aud`.
     pub audience: String,
     /// The claim that names the customer.
-    pub customer_claim: String,
+    pub customer_claim: Claim,
+    /// What stands before the claim's text in the customer's name.
+    pub customer_prefix: String,
     /// The claim that may name the secret.
-    pub secret_claim: String,
+    pub secret_claim: Claim,
     /// The longest life of a token.
     pub max_lifetime: Duration,
     /// Clock difference forgiven.
     pub leeway: Duration,
+}
+
+impl TokenRules {
+    /// The rules of these issuers. `generation` is the one that their keys move.
+    pub const fn new(issuers: Vec<IssuerRules>, generation: Generation) -> Self {
+        Self { issuers, generation }
+    }
 }
 
 /// What a verified token says.
@@ -59,8 +78,10 @@ pub struct Identity {
     pub token_id: Option<String>,
     /// The words of `scope` that begin with `relay:`; `None` if there is none and nothing is limited.
     pub scopes: Option<Vec<String>>,
-    expires_at: u64,
-    not_before: Option<u64>,
+    /// The first second in which it is not valid any more, leeway included.
+    ends_at: u64,
+    /// The first second in which it is valid, leeway included.
+    begins_at: u64,
 }
 
 /// Proof that the request's token is valid: who calls, and for whom.
@@ -97,11 +118,13 @@ impl Caller {
     }
 }
 
-/// Verifies the token of a request that came `at` this moment.
+/// Verifies the token of a request that came `at` this moment. Waits only where the token names a key that the
+/// issuer may have published just now, and then briefly.
 ///
 /// # Errors
-/// `token_missing`, `token_ambiguous`, and each of `token_*` for the first thing that is wrong with it.
-pub fn authenticate(
+/// `token_missing`, `token_ambiguous`, and each of `token_*` for the first thing that is wrong with it;
+/// `issuer_unavailable` while there are no keys to judge it by.
+pub async fn authenticate(
     rules: &TokenRules,
     verdicts: &Verdicts,
     matched: Matched,
@@ -110,24 +133,46 @@ pub fn authenticate(
 ) -> Result<Caller, Refusal> {
     let found = slots::find(headers, matched.route().map(|route| route.placements.as_slice()))?;
     let now = at.unix_seconds();
+    let generation = rules.generation.now();
     let key = verdicts.key(found.as_bytes());
-    let identity = match verdicts.find(&key, at.instant()) {
+    let identity = match verdicts.find(&key, at.instant(), generation) {
         Some(identity) => identity,
-        None => {
-            let identity = Rc::new(token::verify(rules, &found, now)?);
-            verdicts.keep(key, &identity, at.instant());
-            identity
-        }
+        // Boxed, so that a request whose token is known does not carry the room for it.
+        None => Box::pin(judge(rules, verdicts, (key, &found), at, generation)).await?,
     };
-    still_valid(&identity, rules.leeway.as_secs(), now)?;
+    still_valid(&identity, now)?;
     Ok(Caller { matched, identity, token: Token(found.into_owned()) })
 }
 
-fn still_valid(identity: &Identity, leeway: u64, now: u64) -> Result<(), Refusal> {
-    if now >= identity.expires_at.saturating_add(leeway) {
+/// A token that was not seen before.
+async fn judge(
+    rules: &TokenRules,
+    verdicts: &Verdicts,
+    (key, token): ([u8; 32], &str),
+    at: Moment,
+    mut generation: u64,
+) -> Result<Rc<Identity>, Refusal> {
+    let now = at.unix_seconds();
+    let verified = match token::verify(&rules.issuers, token, now) {
+        Err(Unverified::KeyUnknown { keys, seen, refusal }) => {
+            if !keys.newer_than(seen.as_ref()).await {
+                return Err(*refusal);
+            }
+            generation = rules.generation.now();
+            token::verify(&rules.issuers, token, now)
+        }
+        verified => verified,
+    };
+    let identity = Rc::new(verified.map_err(Refusal::from)?);
+    verdicts.keep(key, &identity, at.instant(), generation);
+    Ok(identity)
+}
+
+fn still_valid(identity: &Identity, now: u64) -> Result<(), Refusal> {
+    if now >= identity.ends_at {
         return Err(Refusal::new(Code::TokenExpired, "The caller token's exp is past: mint a fresh one."));
     }
-    if identity.not_before.is_some_and(|at| now.saturating_add(leeway) < at) {
+    if now < identity.begins_at {
         return Err(Refusal::new(
             Code::TokenNotYetValid,
             "The caller token's nbf is still to come: compare the clocks.",

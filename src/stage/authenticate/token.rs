@@ -1,59 +1,134 @@
 //! One token, from its text to an [`Identity`] (RFC 7519, RFC 8725).
 //!
-//! The cheap checks stand before the signature. `crit`, `jwk`, `jku` and `x5*` are never obeyed: the
-//! first is refused, the others are not read. A claim that stands twice makes the token unclear.
+//! The cheap checks stand before the signature, `iss` first among them: it picks the one issuer whose rules and
+//! keys count. `crit`, `jwk`, `jku` and `x5*` are never obeyed: the first is refused, the others are not read. A
+//! claim that stands twice makes the token unclear, also inside of one that a pointer leads into.
+
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize as _;
+use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
-use super::{Identity, TokenRules};
-use crate::jwks::Algorithm;
+use super::{Identity, IssuerRules};
+use crate::config::Claim;
+use crate::jwks::{Algorithm, IssuerKeys, KeySet};
 use crate::model::{Customer, Members, SecretId};
 use crate::refusal::{Code, Refusal};
 
+/// Why a token is not accepted.
+pub(super) enum Unverified<'r> {
+    /// For good.
+    Refused(Refusal),
+    /// It is well-formed and meets the rules, but its key is none of `seen`: a newer set may have it.
+    KeyUnknown { keys: &'r IssuerKeys, seen: Option<Arc<KeySet>>, refusal: Box<Refusal> },
+}
+
+impl From<Refusal> for Unverified<'_> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Unverified<'_>> for Refusal {
+    fn from(unverified: Unverified<'_>) -> Self {
+        match unverified {
+            Unverified::Refused(refusal) => refusal,
+            Unverified::KeyUnknown { refusal, .. } => *refusal,
+        }
+    }
+}
+
 /// Checks everything but the present moment's `exp` and `nbf` twice over: those are compared again by
 /// the caller on every use.
-pub(super) fn verify(rules: &TokenRules, token: &str, now: u64) -> Result<Identity, Refusal> {
+pub(super) fn verify<'r>(
+    issuers: &'r [IssuerRules],
+    token: &str,
+    now: u64,
+) -> Result<Identity, Unverified<'r>> {
     let (message, signature) = token.rsplit_once('.').ok_or_else(|| invalid("it has not three parts"))?;
     let (header, payload) = message.split_once('.').ok_or_else(|| invalid("it has not three parts"))?;
     let header = decoded(header).ok_or_else(|| invalid("its header is not base64url"))?;
     let header = Claims::read(&header).map_err(|why| invalid(&why))?;
     if header.value("crit").is_some() || header.value("b64").is_some() {
-        return Err(invalid("its header demands an extension that relay does not know"));
+        return Err(invalid("its header demands an extension that relay does not know").into());
     }
-    let algorithm = header
-        .text("alg")
-        .and_then(algorithm)
-        .filter(|algorithm| rules.algorithms.contains(algorithm))
-        .ok_or_else(|| invalid("its algorithm is not one that relay is configured for"))?;
+    let algorithm = header.text("alg").and_then(algorithm);
+    let algorithm =
+        algorithm.filter(|algorithm| issuers.iter().any(|rules| rules.algorithms.contains(algorithm)));
+    let algorithm = algorithm.ok_or_else(|| invalid(OTHER_ALGORITHM))?;
     let kid = header.text("kid");
     if kid.is_none() && header.value("kid").is_some() {
-        return Err(invalid("its kid is no text"));
+        return Err(invalid("its kid is no text").into());
     }
     let payload = decoded(payload).ok_or_else(|| invalid("its claims are not base64url"))?;
     let claims = Claims::read(&payload).map_err(|why| invalid(&why))?;
-    let identity = check(rules, &claims, now)?;
-    if !rules.keys.verifies(algorithm, kid, message.as_bytes(), signature) {
-        return Err(invalid("its signature is not by a configured key"));
+    let rules = rules_for(issuers, &claims)?;
+    if !rules.algorithms.contains(&algorithm) {
+        return Err(invalid(OTHER_ALGORITHM).into());
     }
-    Ok(identity)
+    let identity = check(rules, &claims, now)?;
+    let keys = rules.keys.current();
+    match &keys {
+        Some(keys) if keys.verifies(algorithm, kid, message.as_bytes(), signature) => return Ok(identity),
+        Some(keys) if keys.knows(kid) => return Err(invalid(NOT_SIGNED).into()),
+        _ => {}
+    }
+    let refusal = if keys.is_some() { invalid(NOT_SIGNED) } else { keyless(rules) };
+    Err(Unverified::KeyUnknown { keys: &rules.keys, seen: keys, refusal: Box::new(refusal) })
 }
 
-fn check(rules: &TokenRules, claims: &Claims, now: u64) -> Result<Identity, Refusal> {
-    let issuer = claims.text("iss").filter(|iss| *iss == rules.issuer).ok_or_else(|| {
-        Refusal::new(Code::TokenIssuer, format!("The caller token's iss must be {:?}.", rules.issuer))
-    })?;
-    if !claims.audience_holds(&rules.audience) {
-        let detail = format!("The caller token's aud must hold {:?}.", rules.audience);
-        return Err(Refusal::new(Code::TokenAudience, detail));
+const OTHER_ALGORITHM: &str = "its algorithm is not one that relay is configured for";
+const NOT_SIGNED: &str = "its signature is not by a configured key";
+
+/// 503, since the token may well be good: an SDK tries again, and does not throw the token away.
+fn keyless(rules: &IssuerRules) -> Refusal {
+    let detail = "The keys of the caller token's issuer are not known at present: try again.";
+    let state = rules.keys.state();
+    let why = state.failing.map_or_else(|| "they were not read yet".to_owned(), |(_, why)| why);
+    Refusal::new(Code::IssuerUnavailable, detail).because(format!("the keys of {}: {why}", state.issuer))
+}
+
+/// The rules of the token's `iss`, and where an issuer has several audiences, of its `aud`. Names the one issuer
+/// that there is, but never a list.
+fn rules_for<'r>(issuers: &'r [IssuerRules], claims: &Claims<'_>) -> Result<&'r IssuerRules, Refusal> {
+    let iss = claims.text("iss");
+    let mut own = issuers.iter().filter(|rules| iss == Some(rules.issuer.as_str())).peekable();
+    if own.peek().is_none() {
+        let detail = match issuers {
+            [only] => format!("The caller token's iss must be {:?}.", only.issuer),
+            _ => "The caller token's iss is none that relay is configured for.".to_owned(),
+        };
+        return Err(Refusal::new(Code::TokenIssuer, detail));
     }
+    let wanted: Vec<&str> = own.clone().map(|rules| rules.audience.as_str()).collect();
+    let mut fitting = own.filter(|rules| claims.audience_holds(&rules.audience));
+    match (fitting.next(), fitting.next()) {
+        (Some(rules), None) => Ok(rules),
+        (None, _) => {
+            let detail = match wanted.as_slice() {
+                [only] => format!("The caller token's aud must hold {only:?}."),
+                _ => "The caller token's aud is none that relay has for its issuer.".to_owned(),
+            };
+            Err(Refusal::new(Code::TokenAudience, detail))
+        }
+        (Some(_), Some(_)) => {
+            let detail =
+                "The caller token's aud holds two of relay's audiences, whose rules differ: name one.";
+            Err(Refusal::new(Code::TokenAudience, detail))
+        }
+    }
+}
+
+fn check(rules: &IssuerRules, claims: &Claims<'_>, now: u64) -> Result<Identity, Refusal> {
     let expires_at = claims.time("exp").map_err(invalid)?.ok_or_else(|| invalid("it has no numeric exp"))?;
     let not_before = claims.time("nbf").map_err(invalid)?;
     let issued_at = claims.time("iat").map_err(invalid)?;
     let leeway = rules.leeway.as_secs();
-    if now >= expires_at.saturating_add(leeway) {
+    let ends_at = expires_at.saturating_add(leeway);
+    if now >= ends_at {
         return Err(Refusal::new(Code::TokenExpired, "The caller token's exp is past: mint a fresh one."));
     }
     let born = issued_at.unwrap_or(now).min(now.saturating_add(leeway));
@@ -61,28 +136,34 @@ fn check(rules: &TokenRules, claims: &Claims, now: u64) -> Result<Identity, Refu
         let longest = humantime::format_duration(rules.max_lifetime);
         return Err(invalid(&format!("it lives longer than {longest}")));
     }
-    let customer = claims.text(&rules.customer_claim).and_then(|text| Customer::parse(text).ok());
-    let customer = customer.ok_or_else(|| {
-        let claim = &rules.customer_claim;
-        let detail =
-            format!("The caller token's claim {claim:?} must name the customer: 1 to 128 bytes of text.");
-        Refusal::new(Code::TokenCustomer, detail)
-    })?;
-    let secret = match claims.value(&rules.secret_claim) {
+    let customer = customer(rules, claims)?;
+    let secret = match claims.at(&rules.secret_claim)? {
         None => None,
         Some(value) => Some(value.as_str().and_then(|text| SecretId::parse(text).ok()).ok_or_else(|| {
-            invalid(&format!("its claim {:?} is not a hyphenated UUID", rules.secret_claim))
+            invalid(&format!("its claim {:?} is not a hyphenated UUID", rules.secret_claim.as_str()))
         })?),
     };
     Ok(Identity {
         customer,
         secret,
-        issuer: issuer.to_owned(),
+        issuer: rules.issuer.clone(),
         subject: claims.text("sub").map(str::to_owned),
         token_id: claims.text("jti").map(str::to_owned),
         scopes: claims.scopes().map_err(invalid)?,
-        expires_at,
-        not_before,
+        ends_at,
+        begins_at: not_before.map_or(0, |at| at.saturating_sub(leeway)),
+    })
+}
+
+fn customer(rules: &IssuerRules, claims: &Claims<'_>) -> Result<Customer, Refusal> {
+    let found = claims.at(&rules.customer_claim)?;
+    let text = found.as_ref().and_then(Value::as_str).filter(|text| !text.is_empty());
+    let named = text.map(|text| format!("{}{text}", rules.customer_prefix));
+    named.and_then(|text| Customer::parse(&text).ok()).ok_or_else(|| {
+        let claim = rules.customer_claim.as_str();
+        let detail =
+            format!("The caller token's claim {claim:?} must name the customer: 1 to 128 bytes of text.");
+        Refusal::new(Code::TokenCustomer, detail)
     })
 }
 
@@ -113,19 +194,44 @@ fn whole_seconds(number: &Number) -> Option<u64> {
 }
 
 /// The members of header or claims as they stand, each at most once.
-struct Claims(Vec<(String, Value)>);
+struct Claims<'p> {
+    members: Vec<(String, Value)>,
+    text: &'p [u8],
+}
 
-impl Claims {
-    fn read(payload: &[u8]) -> Result<Self, String> {
+impl<'p> Claims<'p> {
+    fn read(payload: &'p [u8]) -> Result<Self, String> {
         let mut reader = serde_json::Deserializer::from_slice(payload);
         let members = Members::deserialize(&mut reader)
             .map_err(|_| "its header or claims are not one JSON object, each member once")?;
         reader.end().map_err(|_| "something stands behind its header or claims")?;
-        Ok(Self(members.0))
+        Ok(Self { members: members.0, text: payload })
+    }
+
+    /// What stands where `claim` says; nothing if the way there ends or leads through something that is no
+    /// object. Each object on the way is read member by member, because one that stands twice is unclear.
+    fn at(&self, claim: &Claim) -> Result<Option<Value>, Refusal> {
+        let steps = match claim.steps() {
+            [only] => return Ok(self.value(only).cloned()),
+            steps => steps,
+        };
+        let mut text = self.text.trim_ascii_start();
+        for step in steps {
+            if text.first() != Some(&b'{') {
+                return Ok(None);
+            }
+            let Members(members) = serde_json::from_slice::<Members<String, &RawValue>>(text)
+                .map_err(|_| invalid(&format!("its claim {:?} is not clear", claim.as_str())))?;
+            let Some((_, inside)) = members.into_iter().find(|(name, _)| name == step) else {
+                return Ok(None);
+            };
+            text = inside.get().as_bytes();
+        }
+        Ok(serde_json::from_slice(text).ok())
     }
 
     fn value(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(claim, _)| claim == name).map(|(_, value)| value)
+        self.members.iter().find(|(claim, _)| claim == name).map(|(_, value)| value)
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -173,6 +279,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pointer_leads_through_objects_whose_members_stand_once() {
+        let payload = br#" { "sub":"x", "k.io": {"ns":"team-a","sa":{"name":"app"},"list":["x"]},
+            "twice": {"ns":"a","ns":"b"}, "deep": {"ok":1,"in":{"a":1,"a":2}} }"#;
+        let claims = Claims::read(payload).unwrap();
+        let at = |pointer: &str| claims.at(&Claim::parse(pointer).unwrap()).ok();
+        let rows = [
+            ("/k.io/ns", Some(Some("team-a")), "a member of a member"),
+            ("/k.io/sa/name", Some(Some("app")), "one deeper"),
+            ("/sub", Some(Some("x")), "one step is a name"),
+            ("/k.io/none", Some(None), "not there"),
+            ("/sub/x", Some(None), "through a text"),
+            ("/k.io/list/0", Some(None), "through a list"),
+            ("/twice/ns", None, "a member that stands twice"),
+            ("/deep/in/a", None, "the same one deeper"),
+        ];
+        for (pointer, wanted, what) in rows {
+            let found = at(pointer).map(|value| value.map(|value| value.as_str().unwrap().to_owned()));
+            assert_eq!(found, wanted.map(|value| value.map(str::to_owned)), "{what}");
+        }
+    }
+
+    #[test]
     fn a_time_is_read_as_the_number_that_it_is() {
         let rows = [
             ("1795314696", Some(1_795_314_696), "whole seconds"),
@@ -185,7 +313,8 @@ mod tests {
             ("-0.5", None, "a little before it"),
         ];
         for (text, seconds, what) in rows {
-            let claims = Claims::read(format!(r#"{{"nbf":{text}}}"#).as_bytes()).unwrap();
+            let payload = format!(r#"{{"nbf":{text}}}"#);
+            let claims = Claims::read(payload.as_bytes()).unwrap();
             assert_eq!(claims.time("nbf").ok().flatten(), seconds, "{what}");
         }
     }

@@ -1,9 +1,10 @@
 //! Verdicts on tokens already verified, so that a signature is checked once per token and worker.
 //!
-//! Keyed by the token's SHA-256: no token is kept. Bounded in number; an entry lives 5 minutes at most.
-//! Only good verdicts are kept, so a flood of bad tokens evicts nothing.
+//! Keyed by the token's SHA-256: no token is kept. Bounded in number; an entry lives 5 minutes at most, and
+//! none outlives a change of any issuer's keys. Only good verdicts are kept, so a flood of bad tokens evicts
+//! nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ const LONGEST_AGE: Duration = Duration::from_secs(300);
 pub struct Verdicts {
     kept: RefCell<HashMap<[u8; 32], Verdict>>,
     capacity: usize,
+    /// Of the keys that all of them were reached by.
+    generation: Cell<u64>,
 }
 
 struct Verdict {
@@ -28,7 +31,7 @@ struct Verdict {
 impl Verdicts {
     /// An empty cache for at most `capacity` tokens.
     pub fn new(capacity: usize) -> Self {
-        Self { kept: RefCell::default(), capacity }
+        Self { kept: RefCell::default(), capacity, generation: Cell::new(0) }
     }
 
     pub(super) fn key(&self, token: &[u8]) -> [u8; 32] {
@@ -37,13 +40,29 @@ impl Verdicts {
         key
     }
 
-    pub(super) fn find(&self, key: &[u8; 32], now: Instant) -> Option<Rc<Identity>> {
+    /// The verdict on a token, if it was reached by the keys of `generation`.
+    pub(super) fn find(&self, key: &[u8; 32], now: Instant, generation: u64) -> Option<Rc<Identity>> {
+        if generation != self.generation.get() {
+            self.forget(generation);
+            return None;
+        }
         let kept = self.kept.borrow();
         let verdict = kept.get(key)?;
         (now < verdict.until).then(|| verdict.identity.clone())
     }
 
-    pub(super) fn keep(&self, key: [u8; 32], identity: &Rc<Identity>, now: Instant) {
+    #[cold]
+    fn forget(&self, generation: u64) {
+        self.generation.set(generation);
+        *self.kept.borrow_mut() = HashMap::new();
+    }
+
+    /// Keeps a verdict; `generation` was read before the keys were looked at.
+    pub(super) fn keep(&self, key: [u8; 32], identity: &Rc<Identity>, now: Instant, generation: u64) {
+        // Another request has seen newer keys while this one waited.
+        if generation != self.generation.get() {
+            return;
+        }
         let mut kept = self.kept.borrow_mut();
         if kept.len() >= self.capacity {
             kept.retain(|_, verdict| verdict.until > now);

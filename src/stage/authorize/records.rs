@@ -127,7 +127,7 @@ impl Records {
             told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
-        let follower = inner.clone();
+        let (follower, held) = (inner.clone(), keys.clone());
         control.spawn(async move {
             loop {
                 match feed.recv().await {
@@ -137,8 +137,12 @@ impl Records {
                         // Without workers nobody listens.
                         let _ = follower.told.send(Some(key));
                     }
-                    Ok(Change::DataKeys(customer)) => follower.forget_keys(&customer),
+                    Ok(Change::DataKeys(customer)) => {
+                        held.forget_customer(&customer);
+                        follower.forget_keys(&customer);
+                    }
                     Err(RecvError::Lagged(_)) => {
+                        held.purge();
                         follower.forget_all();
                         let _ = follower.told.send(None);
                     }
@@ -235,6 +239,9 @@ impl Records {
             None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
         };
         let head = Head::decode(&key, &row.customer, row.id, &row.head)?;
+        if head.version != row.version {
+            return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
+        }
         Ok(Record { head, sealed: row.sealed, wrapped_key, used: Used::default() })
     }
 }

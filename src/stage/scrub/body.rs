@@ -264,11 +264,16 @@ where
 
     fn size_hint(&self) -> SizeHint {
         let inner = if self.ended { SizeHint::with_exact(0) } else { self.inner.size_hint() };
-        let mut hint = SizeHint::new();
-        hint.set_lower(inner.lower().saturating_add(self.waiting()));
-        if let Some(upper) = inner.upper() {
-            hint.set_upper(upper.saturating_add(self.waiting()));
-        }
-        hint
+        with_waiting(&inner, self.waiting())
     }
+}
+
+/// What is left of a body while `waiting` bytes of it are still held here.
+pub(super) fn with_waiting(inner: &SizeHint, waiting: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(inner.lower().saturating_add(waiting));
+    if let Some(upper) = inner.upper() {
+        hint.set_upper(upper.saturating_add(waiting));
+    }
+    hint
 }

@@ -18,7 +18,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::body::{Cut, Reflected};
+use super::body::{Cut, Reflected, with_waiting};
 use super::decode::{Broken, Decoder};
 use super::forms::Forms;
 use super::head;
@@ -261,12 +261,6 @@ where
 
     fn size_hint(&self) -> SizeHint {
         let inner = if self.ended { SizeHint::with_exact(0) } else { self.inner.size_hint() };
-        let waiting = self.waiting_bytes as u64;
-        let mut hint = SizeHint::new();
-        hint.set_lower(inner.lower().saturating_add(waiting));
-        if let Some(upper) = inner.upper() {
-            hint.set_upper(upper.saturating_add(waiting));
-        }
-        hint
+        with_waiting(&inner, self.waiting_bytes as u64)
     }
 }

@@ -21,7 +21,7 @@ use crate::stage::coding::{Coding, is_grpc};
 use crate::stage::record::{Opened, Trail};
 
 use super::ahead::{self, Ahead};
-use super::body::{Cut, Reflected, Scrubbed};
+use super::body::{Cut, Reflected, Scrubbed, with_waiting};
 use super::content::Content;
 use super::forms::Forms;
 use super::json;
@@ -219,13 +219,7 @@ impl Body for Passed {
             Inner::Packed(body) => body.size_hint(),
         };
         let early = self.early.iter().filter_map(|next| next.as_ref().ok()?.data_ref());
-        let early = early.map(|piece| piece.len() as u64).sum::<u64>();
-        let mut hint = SizeHint::new();
-        hint.set_lower(inner.lower().saturating_add(early));
-        if let Some(upper) = inner.upper() {
-            hint.set_upper(upper.saturating_add(early));
-        }
-        hint
+        with_waiting(&inner, early.map(|piece| piece.len() as u64).sum())
     }
 }
 

@@ -110,6 +110,12 @@ impl Engine {
         done
     }
 
+    /// Whether a write that needs space would find some.
+    pub(super) fn has_room(&self) -> Result<bool, StoreError> {
+        let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok(free >= HEADROOM)
+    }
+
     fn headroom(&self) -> Result<(), StoreError> {
         let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
         if free < HEADROOM {

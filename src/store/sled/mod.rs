@@ -144,6 +144,10 @@ impl Store for Sled {
         })
     }
 
+    fn has_room(&self) -> Call<'_, bool> {
+        self.call(Engine::has_room)
+    }
+
     fn upkeep(&self) -> &dyn Upkeep {
         self
     }

@@ -1,7 +1,9 @@
 //! An integration to aim at, the rules for its callers, and a token that they take.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -9,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use relay::clock::Moment;
-use relay::config::{OnReflect, Placement, template::Template};
-use relay::jwks::{Algorithm, KeySet};
+use relay::config::{Claim, OnReflect, Placement, template::Template};
+use relay::jwks::{Algorithm, Generation, IssuerKeys, KeySet};
 use relay::metrics::Metrics;
 use relay::model::{IntegrationName, Origin};
 use relay::net::pool::Upstream;
@@ -19,7 +21,7 @@ use relay::net::tls::{Roots, client_config};
 use relay::net::upstream::UpstreamSettings;
 use relay::net::vet::Egress;
 use relay::secret::Secret;
-use relay::stage::authenticate::{Token, TokenRules, Verdicts, authenticate};
+use relay::stage::authenticate::{IssuerRules, Token, TokenRules, Verdicts, authenticate};
 use relay::stage::route::{Entrance, Route, Routes, route};
 
 pub const NAME: &str = "vendor";
@@ -34,6 +36,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     let upstream = Upstream::new(UpstreamSettings {
         origin: origin.clone(),
         tls: client_config(Roots::BuiltIn).unwrap(),
+        http2: false,
         resolver: Arc::new(Resolver::scripted(|_| Vec::new())),
         egress: Egress::new(Vec::new(), Arc::from([])),
         plaintext: false,
@@ -73,15 +76,27 @@ pub fn the_route() -> &'static Arc<Route> {
 }
 
 pub fn rules() -> TokenRules {
-    TokenRules {
-        keys: KeySet::hs256(&Secret::new(KEY.to_vec())).unwrap(),
+    let issuer = "https://auth.saas.example";
+    let rules = IssuerRules {
+        keys: IssuerKeys::fixed(issuer, KeySet::hs256(&Secret::new(KEY.to_vec())).unwrap()),
         algorithms: vec![Algorithm::HS256],
-        issuer: "https://auth.saas.example".to_owned(),
+        issuer: issuer.to_owned(),
         audience: "relay".to_owned(),
-        customer_claim: "customer_id".to_owned(),
-        secret_claim: "secret".to_owned(),
+        customer_claim: Claim::named("customer_id"),
+        customer_prefix: String::new(),
+        secret_claim: Claim::named("secret"),
         max_lifetime: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(LEEWAY),
+    };
+    TokenRules::new(vec![rules], Generation::default())
+}
+
+/// What `future` gives without waiting: keys that never change are never waited for.
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut context) {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("it waits"),
     }
 }
 
@@ -102,7 +117,8 @@ pub fn a_token() -> (Token, String) {
     let mut headers = HeaderMap::new();
     headers.insert("relay-authorization", HeaderValue::try_from(format!("Bearer {text}")).unwrap());
     let matched = route(&ROUTES, &Entrance::default(), &head).unwrap();
-    let caller = authenticate(&rules(), &Verdicts::new(4), matched, &headers, Moment::now()).unwrap();
+    let caller =
+        at_once(authenticate(&rules(), &Verdicts::new(4), matched, &headers, Moment::now())).unwrap();
     let (_, identity, token) = caller.into_parts();
     drop::<Rc<_>>(identity);
     (token, text)

@@ -111,7 +111,7 @@ async fn a_dev_relay_can_be_found_while_it_runs_and_not_after() {
     let claims = token::inspect(&found.token, relay::clock::unix_seconds()).unwrap().claims;
     assert_eq!(
         (&claims["customer_id"], &claims["iss"]),
-        (&"acme".into(), &config.callers.issuer.as_str().into())
+        (&"acme".into(), &config.callers[0].issuer.as_str().into())
     );
 
     the_calls_are_printed_side_by_side(&config, &observer, &found, &printed).await;

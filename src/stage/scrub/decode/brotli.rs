@@ -2,7 +2,7 @@
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 
-use super::{Broken, MOST_WINDOW_BITS, Step};
+use super::{Broken, MOST_WINDOW_BITS, Step, behind_the_end};
 
 /// One stream.
 pub(in super::super) struct Brotli {
@@ -20,11 +20,7 @@ impl Brotli {
 
     pub(super) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, Broken> {
         if self.done {
-            return if input.is_empty() {
-                Ok(Step { taken: 0, given: 0, settled: true })
-            } else {
-                Err(Broken)
-            };
+            return behind_the_end(input);
         }
         let (mut left, mut taken) = (input.len(), 0);
         let (mut room, mut given, mut total) = (out.len(), 0, 0);

@@ -4,7 +4,7 @@
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::{Broken, Step};
+use super::{Broken, Step, behind_the_end};
 
 /// The longest gzip header; it may carry a name and a comment.
 const MOST_HEADER: usize = 4096;
@@ -21,11 +21,7 @@ pub(in super::super) struct Deflate {
 impl Deflate {
     pub(super) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, Broken> {
         if self.done {
-            return if input.is_empty() {
-                Ok(Step { taken: 0, given: 0, settled: true })
-            } else {
-                Err(Broken)
-            };
+            return behind_the_end(input);
         }
         if let Some(inflate) = &mut self.inflate {
             let (step, end) = run(inflate, input, out)?;

@@ -35,6 +35,11 @@ pub(super) struct Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken;
 
+/// Nothing follows what was one stream.
+fn behind_the_end(input: &[u8]) -> Result<Step, Broken> {
+    if input.is_empty() { Ok(Step { taken: 0, given: 0, settled: true }) } else { Err(Broken) }
+}
+
 /// One answer's decoder.
 pub(super) enum Decoder {
     Gzip(Box<inflate::Gzip>),

@@ -15,23 +15,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
-};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use super::validators;
 pub use reference::Inside;
 use scan::Scanner;
 pub use scan::{DEEPEST, LONGEST};
-
-/// Fields that vouch for the very bytes (RFC 9530, RFC 3230, RFC 1864).
-const DIGESTS: [HeaderName; 4] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-md5"),
-];
 
 /// Whether an answer's body is JSON that can be read as it stands: a whole one, in no coding, in UTF-8.
 pub fn applies(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool {
@@ -55,18 +46,10 @@ fn is_json(kind: &str) -> bool {
     utf8 && (essence == "application/json" || essence == "text/json" || essence.ends_with("+json"))
 }
 
-/// The head of an answer whose body may change: no length, no digest, and a tag that only claims to mean the
-/// same (RFC 9110 section 8.8.1).
+/// The head of an answer whose body may change: no length, and nothing that vouches for the bytes.
 pub fn edit_head(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
-    for name in &DIGESTS {
-        headers.remove(name);
-    }
-    let Some(tag) = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")) else { return };
-    match HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()) {
-        Ok(weak) => headers.insert(ETAG, weak),
-        Err(_) => headers.remove(ETAG),
-    };
+    validators::loosen(headers);
 }
 
 /// A body whose JSON strings are kept inside; without [`Inside`] the body as it is.
@@ -110,7 +93,7 @@ where
                     Ok(piece) => json.scanner.pass(piece, |string| json.inside.rewritten(string)),
                     Err(frame) => {
                         let mut trailers = frame.into_trailers().unwrap_or_default();
-                        DIGESTS.iter().for_each(|name| drop(trailers.remove(name)));
+                        validators::loosen(&mut trailers);
                         json.trailers = Some(trailers);
                         json.ended = true;
                         json.scanner.rest()

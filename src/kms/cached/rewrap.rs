@@ -1,16 +1,17 @@
 //! What rotation asks of the KMS: data keys wrapped anew, a new version, who wrapped what.
 //!
-//! A job goes over every customer's key once; nothing that it opens is kept among the keys that requests use.
-//! What must never enter: a wrapped key that was not seen to open before it takes another's place.
+//! A job goes over every customer's key once; nothing that it opens is kept among the keys that requests use, and
+//! its calls take their turn among theirs. What must never enter: a wrapped key that was not seen to open before
+//! it takes another's place.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::KmsError;
-use super::cached::{BUDGET, DataKeys, going_down, too_slow, wrong_length};
-use super::keyring::WrappedBy;
+use super::{BUDGET, DataKeys, going_down, too_slow, wrong_length};
+use crate::kms::KmsError;
+use crate::kms::keyring::WrappedBy;
 use crate::model::{Customer, DataKeyId};
 use crate::secret::DataKey;
 
@@ -31,12 +32,11 @@ impl DataKeys {
         if let Some(key) = self.warm(customer, id) {
             return Ok(key);
         }
-        let (ring, customer, wrapped) = (self.ring().clone(), customer.clone(), wrapped.to_vec());
-        let call = async move {
-            let unwrapped = timeout(BUDGET, ring.unwrap(&customer, id, &wrapped)).await;
-            unwrapped.map_err(|_| too_slow())?
-        };
-        let key = self.control().spawn(call).await.map_err(|_| going_down())??;
+        let by = self.0.kms_key(wrapped)?;
+        by.admits()?;
+        let (shared, customer, wrapped) = (Arc::clone(&self.0), customer.clone(), wrapped.to_vec());
+        let call = async move { shared.unwrap(&by, "unwrap", (&customer, id), &wrapped).await };
+        let key = self.0.control.spawn(call).await.map_err(|_| going_down())??;
         DataKey::new(id, key).map(Arc::new).ok_or_else(wrong_length)
     }
 
@@ -51,14 +51,17 @@ impl DataKeys {
         id: DataKeyId,
         wrapped: &[u8],
     ) -> Result<Vec<u8>, KmsError> {
-        let (ring, customer, wrapped) = (self.ring().clone(), customer.clone(), wrapped.to_vec());
+        let by = self.0.kms_key(wrapped)?;
+        by.admits()?;
+        let (shared, customer, wrapped) = (Arc::clone(&self.0), customer.clone(), wrapped.to_vec());
         let call = async move {
-            let moved =
-                timeout(BUDGET, ring.rewrap(&customer, id, &wrapped)).await.map_err(|_| too_slow())??;
-            timeout(BUDGET, ring.unwrap(&customer, id, &moved)).await.map_err(|_| too_slow())??;
+            let moved = shared.ring.rewrap(&customer, id, &wrapped);
+            let moved = shared.call(&by, "rewrap", moved).await?;
+            let by = shared.kms_key(&moved)?;
+            shared.unwrap(&by, "unwrap", (&customer, id), &moved).await?;
             Ok(moved)
         };
-        self.control().spawn(call).await.map_err(|_| going_down())?
+        self.0.control.spawn(call).await.map_err(|_| going_down())?
     }
 
     /// [`DataKeys::rewrap`] for a store-wide key by its name.
@@ -74,12 +77,12 @@ impl DataKeys {
     /// # Errors
     /// The provider's own, or unavailable after 30 s.
     pub async fn new_version(&self) -> Result<(), KmsError> {
-        let ring = self.ring().clone();
+        let ring = self.0.ring.clone();
         let call = async move {
             let kms = ring.current().ok_or_else(going_down)?;
             timeout(NEW_VERSION, kms.new_version()).await.map_err(|_| too_slow())?
         };
-        self.control().spawn(call).await.map_err(|_| going_down())?
+        self.0.control.spawn(call).await.map_err(|_| going_down())?
     }
 
     /// Which KMS key wrapped it. Nothing is proven by that.
@@ -87,7 +90,7 @@ impl DataKeys {
     /// # Errors
     /// [`KmsError::Broken`] for a record that no configured KMS key wrapped.
     pub fn wrapped_by(&self, wrapped: &[u8]) -> Result<WrappedBy, KmsError> {
-        self.ring().wrapped_by(wrapped)
+        self.0.ring.wrapped_by(wrapped)
     }
 
     /// The KMS key that wraps, with its newest version where the provider tells it.
@@ -95,12 +98,12 @@ impl DataKeys {
     /// # Errors
     /// As [`DataKeys::open`].
     pub async fn wrapping(&self) -> Result<WrappedBy, KmsError> {
-        let ring = self.ring().clone();
+        let ring = self.0.ring.clone();
         let call = async move {
             let kms = ring.current().ok_or_else(going_down)?;
             let version = timeout(BUDGET, kms.newest()).await.map_err(|_| too_slow())??;
             Ok(WrappedBy { place: 0, provider: kms.provider(), key: kms.key(), version })
         };
-        self.control().spawn(call).await.map_err(|_| going_down())?
+        self.0.control.spawn(call).await.map_err(|_| going_down())?
     }
 }

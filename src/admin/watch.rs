@@ -1,0 +1,99 @@
+//! Looks at all that relay depends on: once a second, and whenever readiness is asked for.
+//!
+//! What is found goes to the board, the metrics and, once per change, the log. What must never enter: a
+//! way to mend anything, a cause in the open.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::{Admin, CHECK_TIME};
+use crate::dependency::{Dependency, State};
+use crate::jwks::{self, IssuerState};
+use crate::kms::cached::{KmsKeyStanding, Standing};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Goes on until the admin API is gone.
+pub(super) async fn keep_looking(admin: Weak<Admin>) {
+    while let Some(admin) = admin.upgrade() {
+        look(&admin).await;
+        drop(admin);
+        sleep(EVERY).await;
+    }
+}
+
+/// Looks once.
+pub(super) async fn look(admin: &Arc<Admin>) {
+    let board = &admin.board;
+    let standings = admin.keys.standings();
+    let (current, earlier) = standings.split_at(standings.len().min(1));
+    board.note(Dependency::Kms, worst(current, (State::KmsUnavailable, State::KmsDenied)));
+    if !earlier.is_empty() {
+        let states = (State::EarlierKmsUnavailable, State::EarlierKmsDenied);
+        board.note(Dependency::EarlierKms, worst(earlier, states));
+    }
+    board.note(Dependency::Audit, audit(admin));
+    board.note(Dependency::Issuers, issuers(admin));
+    let jumped = |seconds| (State::ClockJumped, format!("the wall clock moved by {seconds} s"));
+    board.note(Dependency::Clock, admin.drift.look().map(jumped));
+    let draining = || (State::Draining, "relay was told to stop".to_owned());
+    board.note(Dependency::Accepting, (!(admin.accepting)()).then(draining));
+    board.note(Dependency::Store, store(admin).await);
+    show(admin, &standings);
+}
+
+fn worst(keys: &[KmsKeyStanding], (unavailable, denied): (State, State)) -> Option<(State, String)> {
+    let of = |wanted| keys.iter().find(|key| key.standing == wanted).map(|key| key.why.clone());
+    let found = of(Standing::Denied).map(|why| (denied, why));
+    found.or_else(|| of(Standing::Unavailable).map(|why| (unavailable, why)))
+}
+
+fn audit(admin: &Admin) -> Option<(State, String)> {
+    let error = admin.log.health().err()?;
+    let state = if admin.log.hangs() { State::AuditHangs } else { State::AuditFails };
+    Some((state, error.to_string()))
+}
+
+/// The worst of all issuers.
+fn issuers(admin: &Admin) -> Option<(State, String)> {
+    let states: Vec<IssuerState> = admin.issuers.iter().map(|issuer| issuer.state()).collect();
+    let told = |state: State, of: &IssuerState| {
+        let why = of.failing.as_ref().map_or("", |(_, why)| why);
+        (state, format!("{}: {why}", of.issuer))
+    };
+    let missing = states.iter().find(|issuer| !issuer.standing.is_ready());
+    let stale = || states.iter().find(|issuer| issuer.standing == jwks::Standing::Stale);
+    let missing = missing.map(|issuer| told(State::IssuerKeysMissing, issuer));
+    missing.or_else(|| stale().map(|issuer| told(State::IssuerKeysStale, issuer)))
+}
+
+async fn store(admin: &Admin) -> Option<(State, String)> {
+    let asked = timeout(CHECK_TIME, async {
+        admin.store.meta("ready").await?;
+        admin.store.has_room().await
+    });
+    match asked.await {
+        Ok(Ok(true)) => None,
+        Ok(Ok(false)) => Some((State::StoreFull, "the disk has no space left".to_owned())),
+        Ok(Err(error)) => Some((State::StoreFails, error.to_string())),
+        Err(_) => Some((State::StoreFails, format!("no answer within {} s", CHECK_TIME.as_secs()))),
+    }
+}
+
+fn show(admin: &Admin, standings: &[KmsKeyStanding]) {
+    for shown in admin.board.shown() {
+        let states = State::ALL.into_iter().filter(|state| state.of() == shown.dependency);
+        for word in states.map(State::as_str).chain(["ok"]) {
+            admin.metrics.dependency_state(shown.dependency.as_str(), word, word == shown.as_str());
+        }
+    }
+    for key in standings {
+        for standing in Standing::ALL {
+            let is = standing == key.standing;
+            admin.metrics.kms_state(key.provider, key.place, standing.as_str(), is);
+        }
+    }
+    admin.metrics.data_keys(admin.keys.held());
+}

@@ -1,0 +1,301 @@
+//! What relay keeps and needs: the KMS keys, the store, the audit, the space for both.
+//!
+//! The store of a stopped relay is opened as relay opens it, which takes its lock for a moment; that of a running
+//! one is that one's alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::Here;
+use super::around::Around;
+use super::finding::Findings;
+use crate::admin;
+use crate::app::providers::{AUDIT_KEY, open_keyring, open_store};
+use crate::audit::{self, Anchor, PublicKey, Signer};
+use crate::clock;
+use crate::config::{Config, StoreChoice};
+use crate::kms::KmsError;
+use crate::kms::cached::DataKeys;
+use crate::kms::keyring::Keyring;
+use crate::model::{Customer, DataKeyId};
+use crate::store::Store;
+
+/// How long the KMS may take.
+const CALL: Duration = Duration::from_secs(15);
+/// The largest audit that is verified whole, and the piece at the end of a larger one.
+const WHOLE: u64 = 64 << 20;
+const TAIL: u64 = 4 << 20;
+/// Free space below which it is told, and below which writes will soon fail.
+const LITTLE: u64 = 1 << 30;
+const LEAST: u64 = 64 << 20;
+
+/// Makes a data key and opens it again.
+pub(super) async fn keys(config: &Config, findings: &mut Findings) -> Option<Keyring> {
+    let check = "keys";
+    let ring = match timeout(CALL, open_keyring(&config.keys, &Handle::current())).await {
+        Ok(Ok(ring)) => ring,
+        Ok(Err(error)) => {
+            findings.fail(check, error.to_string(), "see [keys] in relay.toml");
+            return None;
+        }
+        Err(_) => {
+            findings.fail(
+                check,
+                "the KMS does not answer",
+                "see whether its address can be reached from here",
+            );
+            return None;
+        }
+    };
+    let (customer, id) = (Customer::store_wide("doctor"), DataKeyId::random());
+    let began = Instant::now();
+    let tried = timeout(CALL, async {
+        let (key, wrapped) = ring.generate(&customer, id).await?;
+        let opened = ring.unwrap(&customer, id, &wrapped).await?;
+        let by = ring.wrapped_by(&wrapped)?;
+        let newest = match ring.current() {
+            Some(kms) => kms.newest().await?,
+            None => None,
+        };
+        Ok::<_, KmsError>((key.equals(opened.expose()), by, newest))
+    });
+    match tried.await {
+        Ok(Ok((true, by, newest))) => {
+            let took = began.elapsed().as_millis();
+            let version = by.version.map(|version| format!(", version {version}")).unwrap_or_default();
+            let found = format!(
+                "{} {}{version}: a data key was made and opened in {took} ms; earlier keys named: {}",
+                by.provider,
+                by.key,
+                ring.keys().len().saturating_sub(1)
+            );
+            match newest.filter(|newest| !version.is_empty() && !version.ends_with(&format!(" {newest}"))) {
+                None => findings.ok(check, found),
+                Some(newest) => {
+                    let found = format!("{found}; the KMS has version {newest} by now");
+                    findings.warn(check, found, "see what the KMS wraps with");
+                }
+            }
+        }
+        Ok(Ok((false, ..))) => {
+            findings.fail(check, "the KMS opens another key than it made", "see what answers at its address");
+        }
+        Ok(Err(error)) => {
+            let fix = match &error {
+                KmsError::Unavailable(_) => {
+                    "see whether its address can be reached from here, and with which identity"
+                }
+                KmsError::Denied(_) => {
+                    "enable the key, and let relay's identity make and open data keys with it"
+                }
+                KmsError::Broken(_) => "see whether [keys] names the key that relay has used before",
+            };
+            findings.fail(check, error.to_string(), fix);
+        }
+        Err(_) => {
+            findings.fail(check, "the KMS does not answer in time", "see whether it can be reached from here")
+        }
+    }
+    Some(ring)
+}
+
+/// Whether the store can be opened, or the running relay has it.
+pub(super) async fn store(
+    config: &Config,
+    here: &Here,
+    control: &Handle,
+    findings: &mut Findings,
+) -> Option<Arc<dyn Store>> {
+    let check = "store";
+    let StoreChoice::Sled { path } = &config.store else { return None };
+    let shown = path.display();
+    let Ok(found) = std::fs::metadata(path) else {
+        findings.ok(check, format!("{shown} is not there yet: relay makes it at its first start"));
+        return None;
+    };
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let found = format!("{shown} is open to other users (mode {mode:o})");
+        findings.fail(check, found, format!("chmod -R go= {shown}"));
+        return None;
+    }
+    if let Here::Runs(target) = here {
+        match target.call(Method::GET, "/v1/audit/anchor", None).await {
+            Ok(_) => findings.ok(check, format!("{shown} answers, by the running relay")),
+            Err(failure) => findings.fail(check, failure.to_string(), "see the running relay's log"),
+        }
+        return None;
+    }
+    match open_store(&config.store, control).await {
+        Ok(store) => match store.meta(AUDIT_KEY).await {
+            Ok(_) => {
+                findings.ok(check, format!("{shown} opens and answers"));
+                Some(store)
+            }
+            Err(error) => {
+                findings.fail(check, format!("{shown}: {error}"), "put a backup in its place");
+                None
+            }
+        },
+        Err(error) => {
+            findings.fail(check, error.to_string(), "see what it says");
+            None
+        }
+    }
+}
+
+/// What the audit is checked with.
+type Trust = (Option<PublicKey>, Option<Anchor>);
+
+/// Whether the audit can be written and is what relay wrote.
+pub(super) async fn audit(
+    config: &Config,
+    here: &Here,
+    (store, ring): (Option<Arc<dyn Store>>, Option<Keyring>),
+    control: &Handle,
+    (around, findings): (&mut Around, &mut Findings),
+) {
+    let check = "audit";
+    let Some(path) = &config.audit.path else { return };
+    let shown = path.display();
+    // Before the file is opened: a relay that still writes must not look as if its file had been cut.
+    let trust = match (here, store, ring) {
+        (Here::Runs(target), ..) => by_relay(target).await,
+        (_, Some(store), Some(ring)) => by_store(store.as_ref(), ring, control).await,
+        _ => Ok((None, None)),
+    };
+    let (key, newest) = match trust {
+        Ok(trust) => trust,
+        Err(why) => return findings.fail(check, why, "see keys and store above"),
+    };
+    around.anchored = newest.as_ref().and_then(|anchor| clock::parse_rfc3339(anchor.time()));
+    if !path.exists() {
+        return match &newest {
+            None => {
+                findings.ok(check, format!("{shown} is not there yet: relay makes it at its first start"))
+            }
+            Some(anchor) => {
+                let found =
+                    format!("{shown} is not there, and the store knows its anchor of {}", anchor.time());
+                findings.fail(check, found, "put the file back, or keep the fact");
+            }
+        };
+    }
+    // Opened as relay does, without a byte written.
+    let file = match OpenOptions::new().read(true).append(true).open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            let fix = "let the user that runs relay write it; what cannot be recorded is refused";
+            return findings.fail(check, format!("{shown} cannot be written: {error}"), fix);
+        }
+    };
+    let size = file.metadata().map(|data| data.len()).unwrap_or_default();
+    let judged = if size <= WHOLE {
+        whole(file, key, newest.as_ref())
+    } else {
+        tail(file, size, key, newest.as_ref())
+    };
+    match judged {
+        Ok(words) => findings.ok(check, format!("{shown} can be written; {words}")),
+        Err(words) => {
+            findings.fail(check, format!("{shown}: {words}"), "run `relay audit verify` and keep a copy")
+        }
+    }
+}
+
+async fn by_relay(target: &crate::cli::target::Target) -> Result<Trust, String> {
+    let call = async |path: &str, name: &str| {
+        let answer = target.call(Method::GET, path, None).await.map_err(|failure| failure.to_string())?;
+        Ok::<_, String>(answer.get(name).and_then(Value::as_str).map(str::to_owned))
+    };
+    let key = call("/v1/audit/key", "public_key").await?;
+    let newest = call("/v1/audit/anchor", "anchor").await?;
+    let key = key.as_deref().and_then(PublicKey::parse);
+    Ok((key, newest.and_then(|line| Anchor::parse(line.as_bytes()))))
+}
+
+async fn by_store(store: &dyn Store, ring: Keyring, control: &Handle) -> Result<Trust, String> {
+    let meta = async |name: &'static str| store.meta(name).await.map_err(|error| error.to_string());
+    let Some(wrapped) = meta(AUDIT_KEY).await? else { return Ok((None, None)) };
+    let keys = DataKeys::new(ring, 1, control.clone());
+    let opened = keys.named(AUDIT_KEY, Some(&wrapped)).await;
+    let (seed, _) = opened.map_err(|error| format!("the store's signing key: {error}"))?;
+    let signer = Signer::from_seed(&seed).map_err(|error| error.to_string())?;
+    let newest = meta(admin::ANCHOR).await?;
+    Ok((Some(signer.public_key()), newest.and_then(|line| Anchor::parse(&line))))
+}
+
+fn whole(file: File, key: Option<PublicKey>, newest: Option<&Anchor>) -> Result<String, String> {
+    let verdict = audit::verify(BufReader::new(file), key, newest).map_err(|error| error.to_string())?;
+    if let Some(problem) = verdict.problems.first() {
+        return Err(format!("problems: {}, the first: {problem}", verdict.problems.len()));
+    }
+    let sealed = verdict.newest_anchor.as_deref().unwrap_or("never");
+    Ok(format!("{} records verified, sealed until {sealed}", verdict.records))
+}
+
+/// Of a large file only the end: its newest anchor is relay's, and not older than the one that is known.
+fn tail(
+    mut file: File,
+    size: u64,
+    key: Option<PublicKey>,
+    newest: Option<&Anchor>,
+) -> Result<String, String> {
+    let unread = |error: std::io::Error| error.to_string();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL))).map_err(unread)?;
+    let mut found: Option<Anchor> = None;
+    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let line = line.map_err(unread)?;
+        // The first line has no beginning.
+        if number > 0 {
+            found = Anchor::parse(&line).or(found);
+        }
+    }
+    let found = found.ok_or("there is no anchor in its last 4 MiB")?;
+    if key.is_some_and(|key| !found.is_signed_by(key)) {
+        return Err("its newest anchor is not signed with the store's key".to_owned());
+    }
+    if newest.is_some_and(|newest| found.seq() < newest.seq()) {
+        return Err("it was cut: the store knows a newer anchor".to_owned());
+    }
+    Ok(format!("sealed until {}; too large to be verified whole here", found.time()))
+}
+
+/// Whether there is space for the store and the audit.
+pub(super) fn disk(config: &Config, findings: &mut Findings) {
+    let store = match &config.store {
+        StoreChoice::Sled { path } => Some(path.as_path()),
+        StoreChoice::Memory => None,
+    };
+    for (what, path) in [("store", store), ("audit", config.audit.path.as_deref())] {
+        let Some(path) = path else { continue };
+        let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+        let check = "disk";
+        let disk = match rustix::fs::statvfs(there) {
+            Ok(disk) => disk,
+            Err(error) => {
+                findings.fail(check, format!("{}: {error}", there.display()), "mount it");
+                continue;
+            }
+        };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let percent = disk.f_bavail.saturating_mul(100) / disk.f_blocks.max(1);
+        let found = format!("{} MiB ({percent} %) free for the {what}, {}", free >> 20, path.display());
+        let fix = "free some space, or move it";
+        match free {
+            0..LEAST => findings.fail(check, found, fix),
+            LEAST..LITTLE => findings.warn(check, found, fix),
+            _ => findings.ok(check, found),
+        }
+    }
+}
