@@ -42,6 +42,7 @@ pub(crate) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyrin
     Ok(Keyring::new(current, previous, keys.shown))
 }
 
+#[cfg_attr(not(feature = "gcp"), allow(unused_variables, reason = "Google's client alone keeps a task"))]
 async fn open_kms(key: &KmsKey, control: &Handle) -> Result<Arc<dyn Kms>, StartError> {
     Ok(match key {
         KmsKey::Local { file } => Arc::new(Local::load(file).map_err(failed("[keys] file"))?),

@@ -206,30 +206,30 @@ fn credential(login: Login<'_>, options: ClientOptions) -> azure_core::Result<Ar
             identity::ClientSecretCredential::new(tenant, client.to_owned(), secret.into(), Some(options))?
         }
         Login::Workload { tenant, client, file } => {
-            let mut credential_options = identity::ClientAssertionCredentialOptions::default();
-            credential_options.client_options = options;
-            let mut options = identity::WorkloadIdentityCredentialOptions::default();
-            options.credential_options = credential_options;
-            options.tenant_id = Some(tenant.to_owned());
-            options.client_id = Some(client.to_owned());
-            options.token_file_path = Some(file.to_owned());
+            let options = identity::WorkloadIdentityCredentialOptions {
+                credential_options: identity::ClientAssertionCredentialOptions { client_options: options },
+                client_id: Some(client.to_owned()),
+                tenant_id: Some(tenant.to_owned()),
+                token_file_path: Some(file.to_owned()),
+            };
             identity::WorkloadIdentityCredential::new(Some(options))?
         }
         Login::Managed(client) => {
-            let mut managed = identity::ManagedIdentityCredentialOptions::default();
-            managed.client_options = options;
-            managed.user_assigned_id =
-                client.map(|client| identity::UserAssignedId::ClientId(client.to_owned()));
-            identity::ManagedIdentityCredential::new(Some(managed))?
+            let options = identity::ManagedIdentityCredentialOptions {
+                user_assigned_id: client.map(|client| identity::UserAssignedId::ClientId(client.to_owned())),
+                client_options: options,
+            };
+            identity::ManagedIdentityCredential::new(Some(options))?
         }
     })
 }
 
 fn operands(value: &[u8]) -> KeyOperationParameters {
-    let mut operands = KeyOperationParameters::default();
-    operands.algorithm = Some(EncryptionAlgorithm::RsaOaep256);
-    operands.value = Some(value.to_vec());
-    operands
+    KeyOperationParameters {
+        algorithm: Some(EncryptionAlgorithm::RsaOaep256),
+        value: Some(value.to_vec()),
+        ..KeyOperationParameters::default()
+    }
 }
 
 fn no_answer() -> Fault {

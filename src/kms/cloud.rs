@@ -9,13 +9,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::KmsError;
 use super::cached::BUDGET;
-use super::{KeyContext, KmsError};
 
 /// The first byte of what a cloud wrapped.
 const FORMAT: u8 = 1;
-/// The first byte of associated data.
-const CONTEXT: u8 = 1;
 /// How long one operation may take, the second try included: less than [`BUDGET`], so that what is told is
 /// the provider's own failure.
 const PATIENCE: Duration = BUDGET.saturating_sub(Duration::from_millis(100));
@@ -118,15 +116,4 @@ pub(super) fn parted(bytes: &[u8]) -> Result<(&str, &[u8]), KmsError> {
 /// Google counts, Microsoft draws 32 hex digits.
 pub(super) fn is_version(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
-/// The associated data: `1 | who it is for, behind its length | data key id`.
-pub(super) fn associated(context: KeyContext<'_>) -> Vec<u8> {
-    let shown = context.shown.as_bytes();
-    let mut out = Vec::with_capacity(21 + shown.len());
-    out.push(CONTEXT);
-    out.extend_from_slice(&u32::try_from(shown.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(shown);
-    out.extend_from_slice(context.id.as_bytes());
-    out
 }

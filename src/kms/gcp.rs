@@ -21,11 +21,13 @@ use google_cloud_kms_v1::model::crypto_key_version::CryptoKeyVersionState;
 use google_cloud_kms_v1::model::{CryptoKeyVersion, DecryptResponse, EncryptResponse};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cloud::{Fault, associated, is_version, once, one_line, parted, told, twice, with_version};
+use super::cloud::{Fault, is_version, once, one_line, parted, told, twice, with_version};
 use super::crc32c::crc32c;
 use super::{Call, KeyContext, Kms, KmsError};
 use crate::secret::Secret;
 
+/// The first byte of associated data.
+const CONTEXT: u8 = 1;
 /// How long finding credentials may take at the start.
 const START: Duration = Duration::from_secs(15);
 /// For how long Google may go on wrapping under the version that was primary before, in its exceptional
@@ -224,6 +226,17 @@ impl Kms for Gcp {
             Ok(())
         })
     }
+}
+
+/// The associated data: `1 | who it is for, behind its length | data key id`.
+fn associated(context: KeyContext<'_>) -> Vec<u8> {
+    let shown = context.shown.as_bytes();
+    let mut out = Vec::with_capacity(21 + shown.len());
+    out.push(CONTEXT);
+    out.extend_from_slice(&u32::try_from(shown.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(shown);
+    out.extend_from_slice(context.id.as_bytes());
+    out
 }
 
 fn opened(answer: DecryptResponse) -> Result<Secret, Fault> {

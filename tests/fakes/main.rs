@@ -4,7 +4,7 @@
 //! where it is: `name`, `address`, `control`, and what else a client needs. Ends with standard input.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::disallowed_methods, clippy::print_stdout)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::cast_possible_truncation, clippy::print_stderr)]
+#![allow(clippy::cast_possible_truncation, clippy::print_stderr, clippy::too_many_lines)]
 
 #[path = "../rig/clouds/mod.rs"]
 mod clouds;

@@ -39,20 +39,20 @@ impl Way {
 
     async fn exchange(&self, request: &Request) -> Result<AsyncRawResponse> {
         let Body::Bytes(body) = request.body() else {
-            return Err(unusable("its body is a stream".to_owned()));
+            return Err(unusable("its body is a stream"));
         };
         let mut headers = HeaderMap::new();
         for (name, value) in request.headers().iter() {
             let name = HeaderName::from_bytes(name.as_str().as_bytes());
             let value = HeaderValue::from_str(value.as_str());
             let (Ok(name), Ok(value)) = (name, value) else {
-                return Err(unusable("it has a header that is none".to_owned()));
+                return Err(unusable("it has a header that is none"));
             };
             headers.insert(name, value);
         }
         let call = FetchRequest {
             method: Method::from_bytes(request.method().as_str().as_bytes())
-                .map_err(|error| unusable(error.to_string()))?,
+                .map_err(|_| unusable("its method is none"))?,
             url: request.url().to_string(),
             headers,
             body: body.to_vec(),
@@ -107,6 +107,6 @@ fn failure(error: FetchError) -> Error {
     Error::new(kind, error)
 }
 
-fn unusable(why: String) -> Error {
+fn unusable(why: &str) -> Error {
     Error::with_message(ErrorKind::Other, format!("the request cannot be sent: {why}"))
 }

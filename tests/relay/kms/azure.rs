@@ -25,7 +25,14 @@ conformance!({
         Arc::new(rigged.kms(key, Login::Secret { tenant: TENANT, client: CLIENT, secret: &secret }))
     };
     let (kms, other) = (open(KEY), open(OTHER_KEY));
-    Subject { runtime, kms, other, binds: false, service: Box::new(rigged) }
+    Subject {
+        runtime,
+        kms,
+        other,
+        binds: false,
+        denies_what_is_not_its_own: false,
+        service: Box::new(rigged),
+    }
 });
 
 struct Rigged {

@@ -19,7 +19,7 @@ conformance!({
         Arc::new(runtime.block_on(Gcp::connect(key, Some(&endpoint(&fake)))).unwrap())
     };
     let (kms, other) = (open(KEY), open(OTHER_KEY));
-    Subject { runtime, kms, other, binds: true, service: Box::new(fake) }
+    Subject { runtime, kms, other, binds: true, denies_what_is_not_its_own: false, service: Box::new(fake) }
 });
 
 async fn connected() -> (Fake, Arc<Google>, Gcp) {
