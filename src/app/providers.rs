@@ -104,6 +104,7 @@ fn azure_login(login: &AzureLogin) -> azure::Login<'_> {
     }
 }
 
+#[cfg(not(all(feature = "aws", feature = "azure", feature = "gcp")))]
 fn not_built_in(provider: &str) -> StartError {
     let why =
         format!("this relay was built without {provider}: build it with --features {provider}, or full");

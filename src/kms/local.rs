@@ -132,6 +132,10 @@ impl Kms for Local {
         self.keys().iter().any(|other| other.id == key)
     }
 
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     fn wrap<'a>(&'a self, context: KeyContext<'a>, key: &'a Secret) -> Call<'a, Vec<u8>> {
         let sealed = self.seal(context, key);
         Box::pin(async move {

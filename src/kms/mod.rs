@@ -61,6 +61,11 @@ pub trait Kms: Send + Sync {
         self.key() == key
     }
 
+    /// Whether a call leaves this machine, and so is made in turn.
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     /// Wraps a data key that exists already.
     fn wrap<'a>(&'a self, context: KeyContext<'a>, key: &'a Secret) -> Call<'a, Vec<u8>>;
 

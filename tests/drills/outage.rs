@@ -1,10 +1,10 @@
 //! A KMS that takes calls and answers nothing is not noticed by customers whose data keys are at hand; one that
 //! denies is obeyed by all.
 //!
-//! A load at a fixed rate goes through: before the outage (the control), all through it, and after it (control
-//! again). What a p99 is on a machine that does other things as well swings from window to window, so the figure
-//! is the median of the five-second windows' p99s in the outage over that of the control's. Refreshes are due
-//! every other second. Then the key is disabled, under the ages that relay has by itself, so that only the probe
+//! Two relays carry the same load at a fixed rate at the same time, each with a KMS of its own: one KMS goes
+//! silent, the other (the control) does not. What a p99 is on a machine that does other things as well swings
+//! from window to window, for both alike; so the figure is the median, over the five-second windows, of the one
+//! relay's p99 over the other's. Refreshes are due every other second. Then the key is disabled, under the ages that relay has by itself, so that only the probe
 //! can find it out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::cloud::Cloud;
 use crate::figure::{Figure, Plan};
-use crate::paced::ratio;
 use crate::rig::clouds::Trouble;
+use crate::sample::median;
 
 const AT_HAND: usize = 20;
 /// A customer of whom nothing is at hand.
@@ -22,19 +22,17 @@ const PER_SECOND: u64 = 200;
 const SHORT: &str = "refresh_after = \"2s\"\nserve_at_most = \"30m\"";
 
 pub fn run(plan: &Plan) -> Figure {
-    let (control, outage) =
-        (Duration::from_secs(plan.size(10, 120)), Duration::from_secs(plan.size(10, 600)));
-    let mut cloud = Cloud::set(plan, AT_HAND as u64 + 1, SHORT);
-    let load = cloud.load(AT_HAND, PER_SECOND);
-    let now = AtomicBool::new(true);
+    let outage = Duration::from_secs(plan.size(20, 600));
+    let (control, mut cloud) =
+        (Cloud::set(plan, AT_HAND as u64 + 1, SHORT), Cloud::set(plan, AT_HAND as u64 + 1, SHORT));
+    let (well, load) = (control.load(AT_HAND, PER_SECOND), cloud.load(AT_HAND, PER_SECOND));
 
-    plan.say("control");
-    let before = load.run(control, &now);
     plan.say("outage");
     let calls = cloud.kms.all_calls();
     cloud.kms.trouble(Trouble::BlackHole);
     let over = AtomicBool::new(false);
-    let (during, cold, recovered) = std::thread::scope(|scope| {
+    let (beside, during, cold, recovered) = std::thread::scope(|scope| {
+        let beside = scope.spawn(|| well.run(outage, &over));
         let loading = scope.spawn(|| load.run(outage, &over));
         let begun = Instant::now();
         let mut cold = Vec::new();
@@ -49,12 +47,10 @@ pub fn run(plan: &Plan) -> Figure {
         cloud.kms.trouble(Trouble::None);
         let recovered = cloud.until(COLD, 200, "", Duration::from_secs(60));
         over.store(true, Ordering::Relaxed);
-        (loading.join().unwrap(), cold, recovered)
+        (beside.join().unwrap(), loading.join().unwrap(), cold, recovered)
     });
     let calls = cloud.kms.all_calls() - calls;
-    plan.say("control");
-    let after = load.run(control, &now);
-    for paced in [&before, &during, &after] {
+    for paced in [&beside, &during] {
         paced.heads.iter().for_each(|head| eprintln!("not answered: {head}"));
     }
 
@@ -69,16 +65,17 @@ pub fn run(plan: &Plan) -> Figure {
     let enabled = cloud.until(0, 200, "", Duration::from_secs(60));
     let back = (0..=COLD).all(|customer| cloud.ask(customer).status == 200);
 
-    let controls = [before.p99s(), after.p99s()].concat();
-    let p99 = ratio(&during.p99s(), &controls);
-    let errors = before.errors + during.errors + after.errors;
+    let (ours, theirs) = (during.p99s(), beside.p99s());
+    let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+    let (windows, p99) = (ratios.len(), median(&mut ratios));
+    let errors = during.errors + beside.errors;
     let slowest = cold.iter().copied().fold(0.0, f64::max);
     let seconds = |found: Option<f64>| found.map_or_else(|| "never".to_owned(), |s| format!("{s:.1}"));
     let result = format!(
-        "errors={errors} p99_ratio={p99:.2} p99={:.2}ms control={:.2}ms cold_ms={slowest:.0} cold={} calls={calls} \
+        "errors={errors} p99_ratio={p99:.2} windows={windows} p99={:.2}ms control={:.2}ms cold_ms={slowest:.0} cold={} calls={calls} \
          recovered_s={} denied_s={} refused={} enabled_s={} outage_s={}",
-        ratio(&during.p99s(), &[1000.0]),
-        ratio(&controls, &[1000.0]),
+        median(&mut ours.clone()) / 1000.0,
+        median(&mut theirs.clone()) / 1000.0,
         cold.len(),
         seconds(recovered),
         seconds(denied),
@@ -87,7 +84,7 @@ pub fn run(plan: &Plan) -> Figure {
         outage.as_secs(),
     );
     let within = |found: Option<f64>, most: f64| found.is_some_and(|s| s <= most);
-    // Two windows of each phase say little about a tail: at the small size only that it did not multiply.
+    // A few windows say little about a tail: at the small size only that it did not multiply.
     let most = if plan.full { 1.1 } else { 3.0 };
     let kept = errors == 0
         && during.answered() >= PER_SECOND * outage.as_secs()

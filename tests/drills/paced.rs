@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sample::{median, percentile};
+use crate::sample::percentile;
 
 /// Connections, each with a thread of its own; they take turns.
 const CLIENTS: u64 = 20;
@@ -104,12 +104,6 @@ impl Paced {
         }
         by_window.iter_mut().map(|window| percentile(window, 99.0)).collect()
     }
-}
-
-/// The median of windows' p99s of one phase over that of another. A window that the machine spoiled moves a
-/// median little, and a slowness that lasts moves all of it.
-pub fn ratio(of: &[f64], control: &[f64]) -> f64 {
-    median(&mut of.to_vec()) / median(&mut control.to_vec())
 }
 
 /// One request, one whole answer; an error unless it is a 200 with a length.

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use super::held::{Held, Owners};
 use super::standing::{KmsKey, Record, Standing};
-use super::{Ages, BUDGET, Called, Counted, Settings, too_slow, wrong_length};
+use super::{Ages, BUDGET, Called, Counted, Pace, Settings, too_slow, wrong_length};
 use crate::kms::KmsError;
 use crate::kms::keyring::Keyring;
 use crate::model::{Customer, DataKeyId};
@@ -60,6 +60,7 @@ impl Shared {
     pub(super) fn new(ring: Keyring, settings: Settings, control: Handle) -> Self {
         let Settings { capacity, ages, pace, counted } = settings;
         let of = |(place, kms): (usize, &Arc<dyn crate::kms::Kms>)| {
+            let pace = if kms.is_remote() { pace } else { Pace::NONE };
             Arc::new(KmsKey::new(place, kms.provider(), pace))
         };
         Self {
@@ -195,6 +196,33 @@ impl Shared {
         for key in &self.kms_keys {
             key.unlearn(|record| record.customer == *customer && which(record.id));
         }
+    }
+
+    /// The customer's keys that are at hand.
+    pub(super) fn held_of(&self, customer: &Customer) -> Vec<DataKeyId> {
+        let mut ids: Vec<DataKeyId> = self.books().owners.of(customer).iter().map(|held| held.id).collect();
+        ids.sort_by_key(|id| *id.as_bytes());
+        ids.dedup();
+        ids
+    }
+
+    /// The key stands in the store so wrapped now. It stays at hand, and its next use asks the KMS by that in
+    /// the background.
+    pub(super) fn rewrapped(&self, customer: &Customer, id: DataKeyId, wrapped: &[u8]) {
+        let Ok(by) = self.kms_key(wrapped) else { return self.forget(customer, |other| other == id) };
+        let mut books = self.books();
+        let Some(held) = self.warm.get(&id).filter(|held| held.owner == *customer) else { return };
+        if *held.wrapped == *wrapped {
+            return;
+        }
+        // An old version of the KMS key may be destroyed: no probe asks by what it wrapped.
+        for key in &self.kms_keys {
+            key.unlearn(|record| record.customer == *customer && record.id == id);
+        }
+        books.flights.remove(&(customer.clone(), id));
+        let held = Held::new((customer.clone(), id), &held.key, wrapped, by, self.now());
+        books.owners.add(&held);
+        self.warm.insert(id, held);
     }
 
     pub(super) fn purge(&self) -> usize {

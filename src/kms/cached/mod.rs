@@ -163,6 +163,19 @@ impl DataKeys {
         self.0.forget(customer, |_| true);
     }
 
+    /// The customer's keys that are at hand.
+    pub fn held_of(&self, customer: &Customer) -> Vec<DataKeyId> {
+        self.0.held_of(customer)
+    }
+
+    /// Notes how the key stands in the store now; it stays at hand. For `None` it is dropped.
+    pub fn stands_as(&self, customer: &Customer, id: DataKeyId, wrapped: Option<&[u8]>) {
+        match wrapped {
+            Some(wrapped) => self.0.rewrapped(customer, id, wrapped),
+            None => self.forget(customer, id),
+        }
+    }
+
     /// Drops every key, and what calls under way will bring; how many keys there were.
     pub fn purge(&self) -> usize {
         self.0.purge()

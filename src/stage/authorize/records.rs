@@ -127,7 +127,7 @@ impl Records {
             told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
-        let (follower, held) = (inner.clone(), keys.clone());
+        let (follower, held, asked) = (inner.clone(), keys.clone(), store.clone());
         control.spawn(async move {
             loop {
                 match feed.recv().await {
@@ -138,8 +138,8 @@ impl Records {
                         let _ = follower.told.send(Some(key));
                     }
                     Ok(Change::DataKeys(customer)) => {
-                        held.forget_customer(&customer);
                         follower.forget_keys(&customer);
+                        check_keys(&*asked, &held, &customer).await;
                     }
                     Err(RecvError::Lagged(_)) => {
                         held.purge();
@@ -243,6 +243,16 @@ impl Records {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
         Ok(Record { head, sealed: row.sealed, wrapped_key, used: Used::default() })
+    }
+}
+
+/// A customer's keys at hand are those that the store has, as it has them; one that it does not say is none.
+async fn check_keys(store: &dyn Store, held: &DataKeys, customer: &Customer) {
+    for id in held.held_of(customer) {
+        match store.data_key(customer, id).await {
+            Ok(wrapped) => held.stands_as(customer, id, wrapped.as_deref()),
+            Err(_) => held.forget(customer, id),
+        }
     }
 }
 

@@ -241,6 +241,29 @@ async fn a_customer_that_is_forgotten_takes_its_keys_along_and_nobody_elses() {
     assert_eq!(keys.held(), 1);
 }
 
+#[tokio::test]
+async fn a_key_that_was_rewrapped_stays_at_hand_and_is_asked_for_as_it_stands_now() {
+    let (current, earlier) = (Told::new("current"), Told::new("earlier"));
+    let stored = Stored::made_by(&earlier, "acme").await;
+    let ring = Keyring::new(current.clone(), [earlier.clone() as Arc<dyn Kms>], Shown::Name);
+    let keys =
+        DataKeys::with(ring.clone(), Settings { ages: MINUTES, ..Settings::of(10) }, Handle::current());
+    stored.open(&keys).await.unwrap();
+    let moved = ring.rewrap(&stored.0, stored.1, &stored.2).await.unwrap();
+    assert_eq!(keys.held_of(&stored.0), [stored.1]);
+    keys.stands_as(&stored.0, stored.1, Some(&moved));
+    assert!(stored.is_warm(&keys), "a rewrap took a key away");
+    until("it was not asked for by the KMS key that wraps it now", || current.unwraps() == 1).await;
+    // What wrapped it before is of no more consequence.
+    earlier.be(Mood::Denies);
+    let cold = Stored(customer("globex"), DataKeyId::random(), stored.2.clone());
+    assert!(cold.open(&keys).await.is_err());
+    tokio::time::sleep(ms(500)).await;
+    assert!(stored.is_warm(&keys), "an earlier KMS key's denial took a key that it no longer wraps");
+    keys.stands_as(&stored.0, stored.1, None);
+    assert!(!stored.is_warm(&keys), "a key that the store does not have stayed at hand");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cold_start_of_five_hundred_customers_is_five_hundred_calls_and_no_storm() {
     let kms = Told::new("one");
