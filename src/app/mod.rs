@@ -140,7 +140,8 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
 
-    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } = options;
+    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
+        options;
     let limits = config.server.limits.clone();
     let ring = match kms {
         Some(kms) => Keyring::new(kms, earlier_kms, config.keys.shown),
@@ -186,7 +187,8 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let jobs = Arc::new(jobs);
     let drift = wall_clock.map_or_else(Drift::system, Drift::of);
     let written = (sealer.clone(), jobs.clone());
-    let api = api(config.admin.token, written, (store.clone(), issuers.clone()), (chain.clone(), drift), &parts);
+    let api =
+        api(config.admin.token, written, (store.clone(), issuers.clone()), (chain.clone(), drift), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);

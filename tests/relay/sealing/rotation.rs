@@ -452,7 +452,8 @@ async fn a_kms_that_is_down_or_denies_pauses_a_job_that_says_so_and_goes_on() {
         kms.fails.store(0, Ordering::SeqCst);
         let job = bench.ended(job.id).await;
         assert_eq!((job.customers, job.left, job.paused), (100, 0, None));
-        assert!(kms.most.load(Ordering::SeqCst) <= 4, "{:?} calls at once", kms.most);
+        // Four of the job, and the probe of a KMS key in doubt.
+        assert!(kms.most.load(Ordering::SeqCst) <= 5, "{:?} calls at once", kms.most);
     }
 }
 
