@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{self, Config, Limits, Listen};
+use crate::config::{Config, Limits, Listen};
 use crate::dependency::board::Board;
 use crate::dependency::drift::{Drift, WallClock};
 use crate::jwks::{IssuerKeys, IssuerState, Times};
@@ -143,19 +143,17 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
         options;
     let limits = config.server.limits.clone();
-    let ring = match kms {
-        Some(kms) => Keyring::new(kms, earlier_kms, config.keys.shown),
-        None => open_keyring(&config.keys, &control).await?,
-    };
     let metrics = Arc::new(Metrics::new());
-    let keys = data_keys(ring, &config.keys, limits.data_keys, (&metrics, &control));
+    let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
+    let keys = data_keys(given, &config, (&metrics, &control)).await?;
     let store = match store {
         Some(store) => store,
         None => open_store(&config.store, &control).await?,
     };
     let targets = config.integrations.iter().map(SealTarget::from).collect();
-    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
-    let sealer = Arc::new(sealer.map_err(failed("[keys] and [store]"))?);
+    let sealer =
+        Sealer::open(store.clone(), keys.clone(), targets).await.map_err(failed("[keys] and [store]"));
+    let sealer = Arc::new(sealer?);
     let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
@@ -172,14 +170,8 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     });
     let draining = Arc::new(Draining::default());
     let records = shared.records.clone();
-    let parts = Parts {
-        shared,
-        log: log.clone(),
-        metrics: metrics.clone(),
-        draining: draining.clone(),
-        observer,
-        limits,
-    };
+    let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
+    let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
     let chain = log.chain();
     let habits =
         Habits { retain: config.retain, data_key_max_age: config.keys.data_key_max_age, ..Habits::default() };
@@ -378,16 +370,20 @@ async fn note(chain: &Chain, what: &str) -> Result<(), AuditError> {
     chain.record(&event).await
 }
 
-fn data_keys(
-    ring: Keyring,
-    keys: &config::Keys,
-    capacity: u64,
+async fn data_keys(
+    given: Option<Keyring>,
+    config: &Config,
     (metrics, control): (&Arc<Metrics>, &Handle),
-) -> Arc<DataKeys> {
+) -> Result<Arc<DataKeys>, StartError> {
+    let (keys, capacity) = (&config.keys, config.server.limits.data_keys);
+    let ring = match given {
+        Some(ring) => ring,
+        None => open_keyring(keys, control).await?,
+    };
     let metrics = metrics.clone();
     let counted = move |call: Called| metrics.kms_call(call.provider, call.operation, call.outcome);
     let settings = Settings { capacity, ages: keys.ages, pace: keys.pace, counted: Arc::new(counted) };
-    Arc::new(DataKeys::with(ring, settings, control.clone()))
+    Ok(Arc::new(DataKeys::with(ring, settings, control.clone())))
 }
 
 fn api(

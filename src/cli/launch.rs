@@ -38,7 +38,7 @@ pub(super) fn dev(context: &mut Context, args: &Args) -> Result<(), Failure> {
                     .await
             }
             (true, None) => Err(Failure::new(Exit::Usage, "--vendor-only wants --ca-out")),
-            (false, _) => run(&args, &whereabouts, look, &mut context.out, launch, stop).await,
+            (false, _) => Box::pin(run(&args, &whereabouts, look, &mut context.out, launch, stop)).await,
         }
     })
 }
