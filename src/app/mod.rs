@@ -136,24 +136,14 @@ pub async fn start(config: Config, control: Handle) -> Result<Running, StartErro
 /// As [`start`].
 pub async fn start_with(config: Config, options: Options, control: Handle) -> Result<Running, StartError> {
     let doors = doors::open(&config).await?;
-    let admin_listener =
-        listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
-    let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
+    let (admin_listener, admin) = open_admin(config.server.admin_listen).await?;
 
     let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
         options;
     let limits = config.server.limits.clone();
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
-    let keys = data_keys(given, &config, (&metrics, &control)).await?;
-    let store = match store {
-        Some(store) => store,
-        None => open_store(&config.store, &control).await?,
-    };
-    let targets = config.integrations.iter().map(SealTarget::from).collect();
-    let sealer =
-        Sealer::open(store.clone(), keys.clone(), targets).await.map_err(failed("[keys] and [store]"));
-    let sealer = Arc::new(sealer?);
+    let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
     let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
@@ -173,19 +163,14 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
     let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
     let chain = log.chain();
-    let habits =
-        Habits { retain: config.retain, data_key_max_age: config.keys.data_key_max_age, ..Habits::default() };
-    let jobs = Jobs::open(sealer.clone(), log.chain(), habits).await.map_err(failed("[store]"))?;
-    let jobs = Arc::new(jobs);
+    let jobs = open_jobs(&sealer, &log, (config.retain, config.keys.data_key_max_age)).await?;
     let drift = wall_clock.map_or_else(Drift::system, Drift::of);
-    let written = (sealer.clone(), jobs.clone());
-    let api =
-        api(config.admin.token, written, (store.clone(), issuers.clone()), (chain.clone(), drift), &parts);
+    let (written, asked) = ((sealer.clone(), jobs.clone()), (store.clone(), issuers.clone()));
+    let api = api(config.admin.token, written, asked, (chain.clone(), drift), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
-    let grace = config.server.grace;
     note(&chain, "start").await.map_err(failed("[audit]"))?;
     let background = Background {
         jobs: control.spawn(async move { jobs.run().await }),
@@ -204,11 +189,45 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         draining,
         admin_stop,
         workers,
-        grace,
+        grace: config.server.grace,
         background,
         generation,
         records,
     })
+}
+
+async fn open_admin(place: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener = listen::bind(place).await.map_err(failed("[server] admin_listen"))?;
+    let address = listener.local_addr().map_err(failed("[server] admin_listen"))?;
+    Ok((listener, address))
+}
+
+/// The data keys, the store, and the hand that writes to it.
+async fn open_records(
+    ring: Option<Keyring>,
+    store: Option<Arc<dyn Store>>,
+    config: &Config,
+    (metrics, control): (&Arc<Metrics>, &Handle),
+) -> Result<(Arc<DataKeys>, Arc<dyn Store>, Arc<Sealer>), StartError> {
+    let keys = data_keys(ring, config, (metrics, control)).await?;
+    let store = match store {
+        Some(store) => store,
+        None => open_store(&config.store, control).await?,
+    };
+    let targets = config.integrations.iter().map(SealTarget::from).collect();
+    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
+    Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
+}
+
+/// What goes on by itself: rotation, the erasing of past versions, new data keys by age.
+async fn open_jobs(
+    sealer: &Arc<Sealer>,
+    log: &Arc<Log>,
+    (retain, data_key_max_age): (Duration, Option<Duration>),
+) -> Result<Arc<Jobs>, StartError> {
+    let habits = Habits { retain, data_key_max_age, ..Habits::default() };
+    let jobs = Jobs::open(sealer.clone(), log.chain(), habits).await;
+    Ok(Arc::new(jobs.map_err(failed("[store]"))?))
 }
 
 impl Running {

@@ -130,7 +130,7 @@ impl Follower {
             let loaded = address.load(self.times.call).await.map_err(|error| error.to_string());
             let max_age = loaded.as_ref().ok().and_then(|loaded| loaded.max_age);
             let set = match loaded {
-                Ok(loaded) => KeySet::parse(&loaded.document, &self.algorithms).map_err(said),
+                Ok(loaded) => KeySet::parse(&loaded.document, &self.algorithms).map_err(|error| said(&error)),
                 Err(why) => Err((why, false)),
             };
             let good = self.took(&keys, set);
@@ -209,8 +209,8 @@ impl Follower {
 }
 
 /// The words for it, and whether the document says that there is no key any more.
-fn said(error: JwksError) -> (String, bool) {
-    let emptied = error == JwksError::NoUsableKey;
+fn said(error: &JwksError) -> (String, bool) {
+    let emptied = *error == JwksError::NoUsableKey;
     (error.to_string(), emptied)
 }
 
@@ -221,7 +221,7 @@ fn read(path: &Path, algorithms: &[Algorithm]) -> Result<KeySet, (String, bool)>
     let most = u64::try_from(LARGEST_DOCUMENT).unwrap_or(u64::MAX);
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(most + 1).read_to_string(&mut document).map_err(failed)?;
-    KeySet::parse(&document, algorithms).map_err(said)
+    KeySet::parse(&document, algorithms).map_err(|error| said(&error))
 }
 
 /// What tells that a file was exchanged.

@@ -134,7 +134,9 @@ fn a_secret_tells_the_hour_in_which_it_was_last_used() {
     rig.stop();
     rig.start();
     let hour = relay::clock::parse_rfc3339(&last(&rig, &used).expect("it was used")).unwrap();
-    assert!(hour % 3600 == 0 && (before - before % 3600..=relay::clock::unix_seconds()).contains(&hour));
+    assert!(
+        hour.is_multiple_of(3600) && (before - before % 3600..=relay::clock::unix_seconds()).contains(&hour)
+    );
     assert_eq!(last(&rig, &unused), None);
     let listed = rig.admin("GET", "/v1/secrets?customer=acme", None).json();
     let count = listed["secrets"].as_array().unwrap().iter().filter(|s| !s["last_used_at"].is_null()).count();

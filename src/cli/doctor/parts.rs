@@ -56,6 +56,12 @@ pub(super) async fn keys(config: &Config, findings: &mut Findings) -> Option<Key
             return None;
         }
     };
+    try_keys(&ring, findings).await;
+    Some(ring)
+}
+
+async fn try_keys(ring: &Keyring, findings: &mut Findings) {
+    let check = "keys";
     let (customer, id) = (Customer::store_wide("doctor"), DataKeyId::random());
     let began = Instant::now();
     let tried = timeout(CALL, async {
@@ -105,7 +111,6 @@ pub(super) async fn keys(config: &Config, findings: &mut Findings) -> Option<Key
             findings.fail(check, "the KMS does not answer in time", "see whether it can be reached from here")
         }
     }
-    Some(ring)
 }
 
 /// Whether the store can be opened, or the running relay has it.

@@ -140,7 +140,7 @@ fn aws(written: &mut Written<'_>, table: &Table<'_>) -> Option<KmsKey> {
     let key = key?;
     let id = key.value.rsplit_once(":key/").map_or(key.value.as_str(), |(_, id)| id);
     let is_arn = key.value.starts_with("arn:") && key.value.contains(":kms:") && key.value.contains(":key/");
-    if !(is_arn || !key.value.contains([':', '/'])) || !is_word(id) {
+    if !is_word(id) || !is_arn && key.value.contains([':', '/']) {
         let message = if key.value.contains("alias/") {
             format!("{} key is an alias, which can be pointed at another key", table.shown)
         } else {

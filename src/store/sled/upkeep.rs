@@ -171,8 +171,7 @@ pub(super) fn end_forgetting(engine: &Engine) -> Result<(), StoreError> {
 }
 
 fn forget(engine: &Engine, customer: &Customer) -> Result<Forgotten, StoreError> {
-    let mut forgotten = Forgotten::default();
-    forgotten.data_keys = engine.write(Room::Freed, [Change::DataKeys(customer.clone())], |tree| {
+    let data_keys = engine.write(Room::Freed, [Change::DataKeys(customer.clone())], |tree| {
         let keys = past::data_keys_count(tree, customer)?;
         let mut batch = Batch::default();
         Record::forgetting(customer).write(tree, &mut batch, &[])?;
@@ -180,6 +179,7 @@ fn forget(engine: &Engine, customer: &Customer) -> Result<Forgotten, StoreError>
         Record::data_keys(customer).remove(tree, &mut batch)?;
         Ok((Some(batch), keys))
     })?;
+    let mut forgotten = Forgotten { data_keys, ..Forgotten::default() };
     loop {
         let ids = engine.read(|tree| past::secrets(tree, customer, AT_ONCE))?;
         let changes: Vec<Change> = ids.iter().map(|id| Change::Secret(customer.clone(), *id)).collect();

@@ -14,6 +14,7 @@ fn head(text: &'static str) -> Expected {
     Expected::Head(Bytes::from_static(text.as_bytes()))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "what a call gave is asked and dropped")]
 fn conflict<T>(done: Result<T, StoreError>) -> bool {
     matches!(done, Err(StoreError::Conflict))
 }
