@@ -74,8 +74,8 @@ pub fn run(plan: &Plan) -> Figure {
     let result = format!(
         "errors={errors} p99_ratio={p99:.2} windows={windows} p99={:.2}ms control={:.2}ms cold_ms={slowest:.0} cold={} calls={calls} \
          recovered_s={} denied_s={} refused={} enabled_s={} outage_s={}",
-        median(&mut ours.clone()) / 1000.0,
-        median(&mut theirs.clone()) / 1000.0,
+        median(&mut ours) / 1000.0,
+        median(&mut theirs) / 1000.0,
         cold.len(),
         seconds(recovered),
         seconds(denied),

@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 /// A fake, and what a client needs beside its address.
 type Started = (Fake, Value);
 
-const FAKES: &[(&str, fn() -> Started)] = &[("aws", aws), ("azure", azure), ("gcp", gcp)];
+/// A fake's name, and how it is started.
+type Fake = (&'static str, fn() -> Started);
+
+const FAKES: &[Fake] = &[("aws", aws), ("azure", azure), ("gcp", gcp)];
 
 fn aws() -> Started {
     let kms = clouds::aws::AwsKms::start();
