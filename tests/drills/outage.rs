@@ -65,7 +65,7 @@ pub fn run(plan: &Plan) -> Figure {
     let enabled = cloud.until(0, 200, "", Duration::from_secs(60));
     let back = (0..=COLD).all(|customer| cloud.ask(customer).status == 200);
 
-    let (ours, theirs) = (during.p99s(), beside.p99s());
+    let (mut ours, mut theirs) = (during.p99s(), beside.p99s());
     let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
     let (windows, p99) = (ratios.len(), median(&mut ratios));
     let errors = during.errors + beside.errors;

@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 type Started = (Fake, Value);
 
 /// A fake's name, and how it is started.
-type Fake = (&'static str, fn() -> Started);
+type Named = (&'static str, fn() -> Started);
 
-const FAKES: &[Fake] = &[("aws", aws), ("azure", azure), ("gcp", gcp)];
+const FAKES: &[Named] = &[("aws", aws), ("azure", azure), ("gcp", gcp)];
 
 fn aws() -> Started {
     let kms = clouds::aws::AwsKms::start();
