@@ -132,15 +132,22 @@ impl SecretId {
     }
 }
 
-/// The id of one data key.
+/// The id of one data key: a UUIDv7 (RFC 9562 section 5.7), so that it tells the key's age. A wrapped key is
+/// bound to its id, so that whoever writes to the store cannot make an old key look young.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DataKeyId(Uuid);
 
 impl DataKeyId {
-    /// A fresh random id (UUIDv4).
+    /// A fresh id.
     pub fn random() -> Self {
-        Self(Uuid::new_v4())
+        Self(Uuid::now_v7())
+    }
+
+    /// When it was made, in milliseconds since 1970; `None` for an id of an earlier relay, which does not tell.
+    pub fn made_at(&self) -> Option<u64> {
+        let (seconds, nanos) = self.0.get_timestamp().filter(|_| self.0.get_version_num() == 7)?.to_unix();
+        Some(seconds.saturating_mul(1000).saturating_add(u64::from(nanos) / 1_000_000))
     }
 
     /// The id with these bytes, as stored.

@@ -130,6 +130,7 @@ impl From<SealError> for Refusal {
                 Self::new(Code::StoreUnavailable, "The store's disk is full; nothing was written.")
                     .because(cause)
             }
+            SealError::Audit(error) => error.into(),
             SealError::Store(_) => Self::from(Code::StoreUnavailable).because(cause),
         }
     }

@@ -1,14 +1,17 @@
-//! The operators' listener: secrets, audit key, health, metrics.
+//! The operators' listener: secrets, customers, keys, audit key, health, metrics.
 //!
 //! Apart from the app's listener, with a token of its own. No endpoint returns a value, and the writes go
 //! through `seal`, which cannot read one either. What must never enter: unseal, inject, send; a customer's
 //! name in health or metrics.
 
 mod audit;
+mod customers;
 mod door;
 mod health;
+mod keys;
 mod purge;
 mod secrets;
+mod trace;
 mod watch;
 
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
@@ -29,6 +32,7 @@ use crate::kms::cached::DataKeys;
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::seal::Sealer;
+use crate::seal::jobs::Jobs;
 use crate::secret::Secret;
 use crate::store::Store;
 
@@ -46,6 +50,8 @@ pub struct Admin {
     pub failures: Failures,
     /// The write path.
     pub sealer: Arc<Sealer>,
+    /// The work on all customers.
+    pub jobs: Arc<Jobs>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
     /// The issuers' keys, for their health.
@@ -94,9 +100,16 @@ fn router(admin: Arc<Admin>) -> Router {
     let guarded = Router::new()
         .route("/v1/secrets", get(secrets::list).post(secrets::add))
         .route("/v1/secrets/{id}", get(secrets::show).delete(secrets::remove))
-        .route("/v1/secrets/{id}/versions", post(secrets::add_version))
+        .route("/v1/secrets/{id}/versions", get(secrets::versions).post(secrets::add_version))
+        .route("/v1/secrets/{id}/rollback", post(secrets::rollback))
+        .route("/v1/secrets/{id}/expire", post(secrets::expire))
         .route("/v1/secrets/{id}/disable", post(secrets::disable))
         .route("/v1/secrets/{id}/enable", post(secrets::enable))
+        .route("/v1/customers/{customer}", delete(customers::forget))
+        .route("/v1/integrations/{name}/rebind", post(keys::rebind))
+        .route("/v1/keys", get(keys::status))
+        .route("/v1/keys/rotate", post(keys::rotate))
+        .route("/v1/jobs", get(keys::newest))
         .route("/v1/keys/purge", post(purge::purge))
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))

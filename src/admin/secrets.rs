@@ -11,13 +11,11 @@ use serde::de::{Deserializer, Visitor};
 
 use super::Admin;
 use super::door::{Denied, json};
-use crate::audit::{Event, Kind};
+use super::trace::{About, Made};
 use crate::clock;
-use crate::model::{
-    Customer, FieldName, IntegrationName, Members, RequestId, SecretId, State as SecretState,
-};
+use crate::model::{Customer, FieldName, IntegrationName, Members, SecretId, State as SecretState};
 use crate::refusal::{Code, Refusal};
-use crate::seal::{Listing, NewSecret, SealError, Summary};
+use crate::seal::{Listing, NewSecret, Summary, Versions};
 use crate::secret::Secret;
 
 const PAGE: usize = 100;
@@ -75,12 +73,7 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<Summary>), Denied> {
     admin.takes_new()?;
     let asked: Add = json(body).await?;
-    let expires_at = asked.expires_at.map(|text| {
-        clock::parse_rfc3339(&text).ok_or(Refusal::new(
-            Code::RequestMalformed,
-            "expires_at is not RFC 3339, as in 2027-01-31T00:00:00Z.",
-        ))
-    });
+    let expires_at = asked.expires_at.map(|text| instant(&text));
     let idempotency = headers.get("idempotency-key").map(|key| key.to_str().map(str::to_owned));
     let idempotency = idempotency
         .transpose()
@@ -178,48 +171,7 @@ fn parsed(id: &str) -> Result<SecretId, Refusal> {
     SecretId::parse(id).map_err(|why| Refusal::new(Code::RequestMalformed, why.to_string()))
 }
 
-struct About<'a> {
-    customer: Option<&'a Customer>,
-    integration: Option<&'a IntegrationName>,
-    secret: Option<SecretId>,
-    version: Option<u32>,
-}
-
-impl About<'static> {
-    const fn secret(id: SecretId) -> Self {
-        Self { customer: None, integration: None, secret: Some(id), version: None }
-    }
-}
-
-impl<'a> About<'a> {
-    fn event(&self, trace: &Trace) -> Event<'a> {
-        let mut event = Event::of(Kind::Admin);
-        event.request_id = Some(trace.request_id);
-        event.method = Some(trace.operation);
-        event.customer = self.customer;
-        event.integration = self.integration;
-        event.secret = self.secret;
-        event.version = self.version;
-        event
-    }
-}
-
-/// A change that was made, as the audit tells it.
-trait Made {
-    fn about(&self) -> About<'_>;
-}
-
-impl Made for Summary {
-    fn about(&self) -> About<'_> {
-        About {
-            customer: Some(&self.customer),
-            integration: Some(&self.integration),
-            secret: Some(self.id),
-            version: Some(self.version),
-        }
-    }
-}
-
+/// A secret that is gone, as the audit tells it.
 struct Removed {
     customer: Customer,
     id: SecretId,
@@ -231,41 +183,54 @@ impl Made for Removed {
     }
 }
 
-/// A change that is under way.
-struct Trace {
-    request_id: RequestId,
-    operation: &'static str,
-    secret: Option<SecretId>,
+fn instant(text: &str) -> Result<u64, Refusal> {
+    let wanted = "expires_at is not RFC 3339, as in 2027-01-31T00:00:00Z.";
+    clock::parse_rfc3339(text).ok_or_else(|| Refusal::new(Code::RequestMalformed, wanted))
 }
 
-impl Admin {
-    /// The change stands in the audit before it is made: no audit, no change.
-    async fn begin(&self, operation: &'static str, about: &About<'_>) -> Result<Trace, Refusal> {
-        let trace = Trace { request_id: RequestId::fresh(), operation, secret: about.secret };
-        let mut event = about.event(&trace);
-        event.note = Some("asked");
-        self.chain.record(&event).await.map_err(Refusal::from)?;
-        Ok(trace)
-    }
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollBack {
+    to: u32,
+}
 
-    /// And its result behind it, before it is acknowledged.
-    async fn finish<T: Made>(&self, trace: Trace, result: Result<T, SealError>) -> Result<T, Refusal> {
-        match result {
-            Ok(done) => {
-                let mut event = done.about().event(&trace);
-                event.note = Some("done");
-                self.chain.record(&event).await.map_err(Refusal::from)?;
-                Ok(done)
-            }
-            Err(error) => {
-                let refusal = Refusal::from(error);
-                let asked = About { customer: None, integration: None, secret: trace.secret, version: None };
-                let mut event = asked.event(&trace);
-                event.code = Some(refusal.code().as_str());
-                event.note = Some("not done");
-                self.chain.record(&event).await.map_err(Refusal::from)?;
-                Err(refusal)
-            }
-        }
-    }
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expire {
+    /// Must be there: leaving it out must not mean "for ever".
+    #[serde(deserialize_with = "Option::deserialize")]
+    expires_at: Option<String>,
+}
+
+pub(super) async fn versions(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+) -> Result<Json<Versions>, Denied> {
+    Ok(Json(admin.sealer.versions(parsed(&id)?).await?))
+}
+
+pub(super) async fn rollback(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<(StatusCode, Json<Summary>), Denied> {
+    admin.takes_new()?;
+    let id = parsed(&id)?;
+    let RollBack { to } = json(body).await?;
+    let trace = admin.begin("secret.rollback", &About { version: Some(to), ..About::secret(id) }).await?;
+    let summary = admin.finish(trace, admin.sealer.rollback(id, to).await).await?;
+    Ok((StatusCode::CREATED, Json(summary)))
+}
+
+pub(super) async fn expire(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Summary>, Denied> {
+    admin.takes_new()?;
+    let id = parsed(&id)?;
+    let Expire { expires_at } = json(body).await?;
+    let expires_at = expires_at.map(|text| instant(&text)).transpose()?;
+    let trace = admin.begin("secret.expire", &About::secret(id)).await?;
+    Ok(Json(admin.finish(trace, admin.sealer.set_expiry(id, expires_at).await).await?))
 }

@@ -4,6 +4,7 @@
 
 mod corridor;
 mod doors;
+mod generation;
 pub(crate) mod issuers;
 pub(crate) mod providers;
 
@@ -33,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::model::IntegrationName;
 use crate::net::pool::{Pool, PoolLimits};
 use crate::pipeline::{Shared, Worker};
+use crate::seal::jobs::{Habits, Jobs};
 use crate::seal::{SealTarget, Sealer};
 use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
@@ -44,6 +46,7 @@ use crate::store::Store;
 
 use corridor::{routes, surroundings};
 use doors::Doors;
+use generation::Generation;
 use providers::{open_keyring, open_log, open_sink, open_store};
 
 /// Tokens whose verdict a worker keeps.
@@ -54,6 +57,8 @@ const APP_IDLE: Duration = Duration::from_secs(75);
 const APP_STALLED: Duration = Duration::from_secs(300);
 /// How long open WebSockets have for their goodbyes once the grace is over.
 const GOODBYES: Duration = Duration::from_millis(250);
+/// How often the store is told which secrets were used.
+const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long workers may take to end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -78,6 +83,8 @@ pub struct Options {
     pub store: Option<Arc<dyn Store>>,
     /// Takes the audit instead of `[audit]`.
     pub sink: Option<Box<dyn Sink>>,
+    /// Starts over a store that is older than its own audit says.
+    pub accept_older_store: bool,
     /// Tells the wall clock that is watched for jumps, instead of the system's.
     pub wall_clock: Option<WallClock>,
     /// How often issuers' keys are read.
@@ -101,7 +108,19 @@ pub struct Running {
     admin_stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     grace: Duration,
+    background: Background,
+    generation: Generation,
+    records: Records,
 }
+
+/// What runs beside the requests and stops before the audit does. Where it is stands in the store.
+struct Background {
+    jobs: Task,
+    generation: Task,
+    uses: Task,
+}
+
+type Task = tokio::task::JoinHandle<()>;
 
 /// Starts a relay as configured. `control` is the runtime of everything that is not the data path.
 ///
@@ -121,7 +140,8 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         listen::bind(config.server.admin_listen).await.map_err(failed("[server] admin_listen"))?;
     let admin = admin_listener.local_addr().map_err(failed("[server] admin_listen"))?;
 
-    let Options { observer, kms, earlier_kms, store, sink, wall_clock, key_times } = options;
+    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
+        options;
     let limits = config.server.limits.clone();
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
@@ -135,7 +155,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         Sealer::open(store.clone(), keys.clone(), targets).await.map_err(failed("[keys] and [store]"));
     let sealer = Arc::new(sealer?);
     let sink = sink.map_or_else(|| open_sink(&config), Ok)?;
-    let log = open_log(sink, &config, &keys, &store, &control).await?;
+    let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
     let surroundings = surroundings(&config, &own);
@@ -149,17 +169,29 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         surroundings,
     });
     let draining = Arc::new(Draining::default());
+    let records = shared.records.clone();
     let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
     let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
     let chain = log.chain();
+    let habits =
+        Habits { retain: config.retain, data_key_max_age: config.keys.data_key_max_age, ..Habits::default() };
+    let jobs = Jobs::open(sealer.clone(), log.chain(), habits).await.map_err(failed("[store]"))?;
+    let jobs = Arc::new(jobs);
     let drift = wall_clock.map_or_else(Drift::system, Drift::of);
-    let api = api(config.admin.token, &sealer, (store, issuers.clone()), (chain.clone(), drift), &parts);
+    let written = (sealer.clone(), jobs.clone());
+    let api =
+        api(config.admin.token, written, (store.clone(), issuers.clone()), (chain.clone(), drift), &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
     let grace = config.server.grace;
     note(&chain, "start").await.map_err(failed("[audit]"))?;
+    let background = Background {
+        jobs: control.spawn(async move { jobs.run().await }),
+        generation: control.spawn(generation.clone().follow()),
+        uses: control.spawn(tell_uses(records.clone())),
+    };
     Ok(Running {
         app,
         doors: own_doors,
@@ -173,6 +205,9 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         admin_stop,
         workers,
         grace,
+        background,
+        generation,
+        records,
     })
 }
 
@@ -218,6 +253,13 @@ impl Running {
         }
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
+        let Background { jobs, generation, uses } = self.background;
+        for task in [jobs, generation, uses] {
+            task.abort();
+            let _ = task.await;
+        }
+        let _ = self.records.tell_uses().await;
+        self.generation.read().await;
         let (workers, log) = (self.workers, self.log);
         let _ = note(&self.chain, "stop").await;
         let closing = tokio::task::spawn_blocking(move || {
@@ -308,6 +350,16 @@ impl Parts {
     }
 }
 
+/// Each minute; what the store does not take is lost, since nobody waits for it.
+async fn tell_uses(records: Records) {
+    loop {
+        tokio::time::sleep(USES_TOLD_EVERY).await;
+        if let Err(error) = records.tell_uses().await {
+            tracing::debug!(%error, "when secrets were last used could not be noted");
+        }
+    }
+}
+
 fn failed<E: Display>(what: &'static str) -> impl Fn(E) -> StartError {
     move |why| StartError { what, why: why.to_string() }
 }
@@ -336,7 +388,7 @@ async fn data_keys(
 
 fn api(
     token: Secret,
-    sealer: &Arc<Sealer>,
+    (sealer, jobs): (Arc<Sealer>, Arc<Jobs>),
     (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
     (chain, drift): (Chain, Drift),
     running: &Parts,
@@ -345,7 +397,8 @@ fn api(
     Admin {
         token,
         failures: admin::Failures::default(),
-        sealer: sealer.clone(),
+        sealer,
+        jobs,
         store,
         issuers,
         log: running.log.clone(),

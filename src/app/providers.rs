@@ -4,11 +4,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use super::generation::Generation;
 use super::{StartError, failed};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
@@ -30,8 +30,7 @@ use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::sled::Sled;
 
-/// Where the audit's signing key stands in the store.
-pub(crate) const AUDIT_KEY: &str = "audit-key";
+pub(crate) use crate::seal::AUDIT_KEY;
 
 /// The KMS keys as configured: the one that wraps and those before it.
 pub(crate) async fn open_keyring(keys: &Keys, control: &Handle) -> Result<Keyring, StartError> {
@@ -105,6 +104,7 @@ fn azure_login(login: &AzureLogin) -> azure::Login<'_> {
     }
 }
 
+#[cfg(not(all(feature = "aws", feature = "azure", feature = "gcp")))]
 fn not_built_in(provider: &str) -> StartError {
     let why =
         format!("this relay was built without {provider}: build it with --features {provider}, or full");
@@ -132,16 +132,26 @@ pub(super) fn open_sink(config: &Config) -> Result<Box<dyn Sink>, StartError> {
 
 /// Opens the audit with the store's own signing key, and keeps each anchor in the store.
 pub(super) async fn open_log(
-    sink: Box<dyn Sink>,
+    mut sink: Box<dyn Sink>,
     config: &Config,
     keys: &DataKeys,
     store: &Arc<dyn Store>,
+    accept_older: bool,
     control: &Handle,
-) -> Result<Arc<Log>, StartError> {
+) -> Result<(Arc<Log>, Generation), StartError> {
     let wrapped = store.meta(AUDIT_KEY).await.map_err(failed("[store]"))?;
     let (seed, fresh) = keys.named(AUDIT_KEY, wrapped.as_deref()).await.map_err(failed("[keys]"))?;
     if let Some(fresh) = fresh {
         store.put_meta(AUDIT_KEY, Bytes::from(fresh)).await.map_err(failed("[store]"))?;
+    }
+    let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
+    let generation = Generation::of(store).await.map_err(failed("[store]"))?;
+    // Before the log is opened: its first anchor would say that all is as it should be.
+    if let Some(why) = generation.behind(&mut *sink, signer.public_key()).map_err(failed("[audit] path"))? {
+        if !accept_older {
+            return Err(StartError { what: "[store] path", why });
+        }
+        tracing::warn!(why, "an older store is accepted, as asked");
     }
     let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
     let (kept, handle) = (store.clone(), control.clone());
@@ -153,10 +163,11 @@ pub(super) async fn open_log(
     };
     let setup = Setup {
         durability: config.audit.durability,
-        signer: Signer::from_seed(&seed).map_err(failed("[audit]"))?,
+        signer,
         newest: newest.and_then(|line| Anchor::parse(&line)),
-        generation: Arc::new(AtomicU64::new(0)),
+        generation: generation.shown(),
         on_anchor: Box::new(on_anchor),
     };
-    Ok(Arc::new(Log::open(sink, setup).map_err(failed("[audit] path"))?))
+    let log = Log::open(sink, setup).map_err(failed("[audit] path"))?;
+    Ok((Arc::new(log), generation))
 }

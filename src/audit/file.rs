@@ -25,7 +25,7 @@ pub trait Sink: Send {
     /// nothing of them stands in the sink, and they will be given again.
     fn append(&mut self, bytes: &[u8], durability: Durability) -> io::Result<()>;
 
-    /// What stood in it when it was opened. Asked once, before the first append.
+    /// What stood in it when it was opened. Asked before the first append.
     fn inherited(&mut self) -> io::Result<Inherited> {
         Ok(Inherited::default())
     }

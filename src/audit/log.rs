@@ -168,6 +168,14 @@ impl Drop for Log {
     }
 }
 
+/// The newest anchor that stands in a sink that no log was opened over yet. Nothing is said of its signature.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn newest_anchor(sink: &mut dyn Sink) -> Result<Option<Anchor>, AuditError> {
+    sink.inherited().map(|inherited| inherited.anchor).map_err(|error| AuditError(error.to_string()))
+}
+
 /// Which anchor the next one follows: the file's, unless the one kept outside is newer.
 fn predecessor<'a>(file: Option<&'a Anchor>, kept: Option<&'a Anchor>, key: PublicKey) -> Option<&'a Anchor> {
     let kept = kept.filter(|anchor| anchor.is_signed_by(key));

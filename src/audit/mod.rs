@@ -18,7 +18,7 @@ mod writer;
 pub use anchor::{Anchor, PublicKey, Signer};
 pub use chain::{Chain, Written};
 pub use file::{FileSink, MemorySink, Sink};
-pub use log::{Log, Setup};
+pub use log::{Log, Setup, newest_anchor};
 pub use verify::{Verdict, verify};
 
 use crate::model::{Customer, IntegrationName, RequestId, SecretId};

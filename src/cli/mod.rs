@@ -6,12 +6,15 @@
 pub mod audit;
 mod audit_command;
 pub mod check;
+mod customer;
 pub mod dev;
 mod doctor;
 pub mod env;
 pub mod exit;
 pub mod health;
 pub mod init;
+mod integration;
+mod job;
 mod key;
 mod launch;
 pub mod process;
@@ -64,6 +67,9 @@ enum Command {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = "relay.toml")]
         config: PathBuf,
+        /// Start although the store is older than its own audit says: after putting a backup back
+        #[arg(long)]
+        accept_older_store: bool,
     },
     /// Judges a configuration, every mistake at once: relay check relay.toml
     Check {
@@ -86,6 +92,12 @@ enum Command {
     /// Works on the keys of a running relay
     #[command(subcommand)]
     Key(key::Command),
+    /// Works on customers
+    #[command(subcommand)]
+    Customer(customer::Command),
+    /// Works on integrations
+    #[command(subcommand)]
+    Integration(integration::Command),
     /// Mints and reads callers' tokens
     #[command(subcommand)]
     Token(token_command::Command),
@@ -163,7 +175,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
             let shape = if context.format == Format::Json { env::Shape::Json } else { env::Shape::Shell };
             env::run(&context.whereabouts(), shape, &mut context.out).map(ok)
         }
-        Command::Run { config } => run::run(context, &config).map(ok),
+        Command::Run { config, accept_older_store } => run::run(context, &config, accept_older_store).map(ok),
         Command::Check { file } => {
             let format = match context.format {
                 Format::Json => check::Format::Json,
@@ -180,6 +192,8 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
+        Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
+        Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Doctor { config } => doctor::run(context, &config),

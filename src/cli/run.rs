@@ -4,13 +4,14 @@ use std::path::Path;
 
 use super::exit::Failure;
 use super::{Context, process};
-use crate::{app, config};
+use crate::app::{self, Options};
+use crate::config;
 
 /// Runs until SIGTERM or SIGINT; then new requests are refused and those under way may end.
 ///
 /// # Errors
 /// Invalid configuration (exit code 3); whatever cannot be opened or bound.
-pub fn run(context: &mut Context, file: &Path) -> Result<(), Failure> {
+pub fn run(context: &mut Context, file: &Path, accept_older_store: bool) -> Result<(), Failure> {
     process::close_memory(context);
     process::log(context);
     let loaded = config::load(file, &context.environment).map_err(|report| context.invalid(&report))?;
@@ -20,7 +21,9 @@ pub fn run(context: &mut Context, file: &Path) -> Result<(), Failure> {
     }
     let control = process::control()?;
     control.block_on(async {
-        let running = app::start(loaded.config, control.handle().clone()).await.map_err(Failure::failed)?;
+        let options = Options { accept_older_store, ..Options::default() };
+        let running = app::start_with(loaded.config, options, control.handle().clone());
+        let running = running.await.map_err(Failure::failed)?;
         tracing::info!(app = %running.app, admin = %running.admin, version = env!("CARGO_PKG_VERSION"), "relay runs");
         process::asked_to_stop().await.map_err(Failure::failed)?;
         tracing::info!("relay stops: no new requests, those under way may end");

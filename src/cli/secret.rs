@@ -1,4 +1,4 @@
-//! `relay secret`: add, list, show, rotate, disable, enable, rm.
+//! `relay secret`: add, list, show, rotate, versions, rollback, expire, disable, enable, rm.
 //!
 //! A value comes from a hidden prompt, stdin, a file or a variable, never from the command line, where
 //! every process could read it.
@@ -59,6 +59,27 @@ pub(super) enum Command {
         id: String,
         #[command(flatten)]
         value: ValueFrom,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Lists a secret's versions: relay secret versions UUID
+    Versions(One),
+    /// Seals an old version's value as the new version: relay secret rollback UUID --to 3
+    Rollback {
+        /// The secret's UUID
+        id: String,
+        /// The version
+        #[arg(long, value_name = "VERSION")]
+        to: u32,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Changes until when a secret may be used: relay secret expire UUID 2027-01-31T00:00:00Z
+    Expire {
+        /// The secret's UUID
+        id: String,
+        /// The time, or "never"
+        at: String,
         #[command(flatten)]
         which: Which,
     },
@@ -134,6 +155,15 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
             let summary = target.call(Method::POST, &path(&id, "/versions")?, Some(body)).await?;
             show(context, &summary)
         }
+        Command::Versions(One { id, which }) => versions(context, &id, &which).await,
+        Command::Rollback { id, to, which } => {
+            let body = serde_json::json!({ "to": to });
+            post(context, &id, "/rollback", &body, &which).await
+        }
+        Command::Expire { id, at, which } => {
+            let at = (at != "never").then_some(at);
+            post(context, &id, "/expire", &serde_json::json!({ "expires_at": at }), &which).await
+        }
         Command::Disable(One { id, which }) => change(context, &id, "/disable", &which).await,
         Command::Enable(One { id, which }) => change(context, &id, "/enable", &which).await,
         Command::Rm { id, yes, which } => remove(context, &id, yes, &which).await,
@@ -179,6 +209,37 @@ async fn list(context: &mut Context, customer: &str, which: &Which) -> Result<()
         context.line(&line)?;
     }
     Ok(())
+}
+
+async fn versions(context: &mut Context, id: &str, which: &Which) -> Result<(), Failure> {
+    let path = path(id, "/versions")?;
+    let answer = Target::find(context, which)?.call(Method::GET, &path, None).await?;
+    if context.format == Format::Json {
+        return context.json(&answer);
+    }
+    for version in answer.get("versions").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| version.get(name).and_then(Value::as_str);
+        let number = version.get("version").and_then(Value::as_u64).unwrap_or_default();
+        let since = match text("superseded_at") {
+            Some(at) => format!("until {at}"),
+            None => "current".to_owned(),
+        };
+        let print = text("fingerprint").unwrap_or("cannot be opened");
+        context.line(&format!("v{number:<4} {print}  {}  {since}", text("origin").unwrap_or("-")))?;
+    }
+    Ok(())
+}
+
+async fn post(
+    context: &mut Context,
+    id: &str,
+    action: &str,
+    body: &Value,
+    which: &Which,
+) -> Result<(), Failure> {
+    let (path, body) = (path(id, action)?, body.to_string().into_bytes());
+    let summary = Target::find(context, which)?.call(Method::POST, &path, Some(body)).await?;
+    show(context, &summary)
 }
 
 async fn change(context: &mut Context, id: &str, action: &str, which: &Which) -> Result<(), Failure> {

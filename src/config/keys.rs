@@ -142,7 +142,11 @@ pub(super) const SHAPES: &[Shape] = &[
             ("ca_file", Scalar),
         ],
     },
-    Shape { path: "store", shown: "[store]", keys: &[("engine", Scalar), ("path", Scalar)] },
+    Shape {
+        path: "store",
+        shown: "[store]",
+        keys: &[("engine", Scalar), ("path", Scalar), ("retain", Scalar)],
+    },
     Shape { path: "audit", shown: "[audit]", keys: &[("path", Scalar), ("durability", Scalar)] },
     Shape { path: "admin", shown: "[admin]", keys: &[("token", Secret)] },
     Shape { path: "integrations", shown: "[integrations]", keys: &[] },

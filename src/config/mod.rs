@@ -151,6 +151,8 @@ pub struct Config {
     pub keys: Keys,
     /// Where sealed records stand.
     pub store: StoreChoice,
+    /// How long a version of a secret is kept once another took its place (`[store] retain`).
+    pub retain: Duration,
     /// Where the audit goes.
     pub audit: Audit,
     /// The operators' access.

@@ -73,6 +73,17 @@ pub fn open(key: &DataKey, binding: &Binding<'_>, sealed: &[u8]) -> Result<Vec<F
     split(&plaintext, binding.fields)
 }
 
+/// Seals anew what [`seal`] returned: for another data key, another origin, another expiry. The plaintext does
+/// not leave this function; the fields stay what they are.
+pub fn reseal(
+    (old, from): (&DataKey, &Binding<'_>),
+    sealed: &[u8],
+    (new, to): (&DataKey, &Binding<'_>),
+) -> Result<Vec<u8>, EnvelopeError> {
+    let fields = open(old, from, sealed)?;
+    seal(new, to, &fields)
+}
+
 fn seal_with(
     key: &DataKey,
     binding: &Binding<'_>,

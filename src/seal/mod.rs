@@ -1,20 +1,30 @@
 //! The write path: plaintext in, sealed row out.
 //!
 //! Operators add, rotate, stop and remove secrets here. A value is checked, sealed for one customer,
-//! integration and origin, and gone from memory; nothing here opens one. Every change is a compare-and-set
-//! on the head, so two operators never undo each other unseen.
+//! integration and origin, and gone from memory; nothing here opens one, and what is sealed anew passes through
+//! `envelope::reseal` unseen. Every change is a compare-and-set on the head, so two operators never undo each
+//! other unseen.
 //!
 //! What must never enter: a way to read a value back, a value in an error. What would break: a row written
 //! round this room has no proven head, and is refused at use.
 
+mod at_hand;
+mod forget;
 mod intake;
+mod inventory;
+pub mod jobs;
+mod rebind;
+mod renew;
+mod rewrap;
 mod summary;
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::audit::AuditError;
 use crate::clock::unix_seconds;
 use crate::config;
 use crate::envelope::{self, EnvelopeError, Head};
@@ -25,12 +35,19 @@ use crate::secret::{DataKey, Field, Secret};
 use crate::store::{Expected, SecretRow, Store, StoreError};
 
 pub use intake::NewSecret;
-pub use summary::{Listing, Summary};
+pub use inventory::{Inventory, KmsKeyUse};
+pub use rebind::Was;
+pub use summary::{Listing, Summary, Version, Versions};
 
 /// Where the store keeps the wrapped store-wide key.
 const STORE_KEY: &str = "fingerprint-key";
+/// Where it keeps the wrapped key that signs the audit's anchors.
+pub const AUDIT_KEY: &str = "audit-key";
+/// The keys that are no customer's.
+const STORE_WIDE: [&str; 2] = [STORE_KEY, AUDIT_KEY];
 /// How often a change is tried when others change the same secret meanwhile.
 const TRIES: usize = 3;
+const NO_DATA_KEY: EnvelopeError = EnvelopeError::Damaged("its data key is not in the store");
 
 /// What of an integration the write path has to know.
 #[derive(Debug, Clone)]
@@ -78,6 +95,9 @@ pub enum SealError {
     /// The store failed. After a failed write its outcome may be unknown.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The audit cannot be written, and nothing is done that cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// What the store holds is not what relay wrote.
     #[error("a stored secret cannot be used: {0}")]
     Unusable(#[from] EnvelopeError),
@@ -128,9 +148,8 @@ impl Sealer {
             Some(key) => envelope::derived_id(&self.store_key, &customer, &integration, key),
             None => SecretId::random(),
         };
-        let key = self.active_key(&customer).await?;
         let now = unix_seconds();
-        let head = Head {
+        let mut head = Head {
             customer,
             id,
             integration,
@@ -140,7 +159,7 @@ impl Sealer {
             version: 1,
             highest_version: 1,
             expires_at,
-            data_key: key.id(),
+            data_key: DataKeyId::from_bytes([0; 16]),
             fields: specs(&fields),
             policy: Vec::new(),
             fingerprint: envelope::fingerprint(&self.store_key, &fields),
@@ -148,11 +167,21 @@ impl Sealer {
             updated_at: now,
             changes: 0,
         };
-        let sealed = envelope::seal(&key, &head.binding(), &fields)?;
-        match self.put(&head, &key, sealed.into(), Expected::Absent).await {
-            Err(SealError::Conflict) if idempotency.is_some() => self.same(&head).await,
-            written => written.map(|()| head.into()),
+        for _ in 0..TRIES {
+            let key = self.active_key(&head.customer).await?;
+            head.data_key = key.id();
+            let sealed = envelope::seal(&key, &head.binding(), &fields)?;
+            match self.put(&head, &key, sealed.into(), Expected::New(key.id())).await {
+                // The same secret stands there already, or the customer's data key was replaced meanwhile.
+                Err(SealError::Conflict) if idempotency.is_some() => match self.same(&head).await {
+                    Err(SealError::Conflict) => {}
+                    told => return told,
+                },
+                Err(SealError::Conflict) => {}
+                written => return written.map(|()| head.into()),
+            }
         }
+        Err(SealError::Conflict)
     }
 
     /// Seals new values for a secret and makes them current. They are sealed for the origin that the
@@ -169,9 +198,10 @@ impl Sealer {
         let integration = self.row(&customer, id).await?.1.integration;
         let target = self.target(&integration)?;
         let fields = intake::declared(&target.fields, fields)?;
-        let key = self.active_key(&customer).await?;
         for _ in 0..TRIES {
             let (row, mut head) = self.row(&customer, id).await?;
+            // Asked behind the row: were this key replaced meanwhile, the row would be, too, and is not ours.
+            let key = self.active_key(&customer).await?;
             head.highest_version = head
                 .highest_version
                 .checked_add(1)
@@ -232,7 +262,9 @@ impl Sealer {
     /// `NotFound`, `Keys`, `Store`, `Unusable`.
     pub async fn show(&self, id: SecretId) -> Result<Summary, SealError> {
         let customer = self.owner(id).await?;
-        Ok(self.row(&customer, id).await?.1.into())
+        let summary = self.row(&customer, id).await?.1.into();
+        let used = self.store.upkeep().last_used(&customer, vec![id]).await?;
+        Ok(Summary { last_used_at: used.into_iter().flatten().next(), ..summary })
     }
 
     /// Up to `limit` of a customer's secrets in the order of their ids, behind `after`.
@@ -249,14 +281,22 @@ impl Sealer {
         let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.id);
         let mut listing = Listing { secrets: Vec::new(), unusable: Vec::new(), next };
         for row in rows {
-            match self.proven(customer, row.id, &row).await {
-                Ok(head) => listing.secrets.push(head.into()),
+            let id = row.id;
+            match self.settled(row).await {
+                Ok((_, head)) => listing.secrets.push(head.into()),
+                // Removed since it was listed.
+                Err(SealError::NotFound) => {}
                 Err(error @ (SealError::Unusable(_) | SealError::Keys(KmsError::Broken(_)))) => {
-                    tracing::error!(secret = %row.id, %error, "a stored secret cannot be listed");
-                    listing.unusable.push(row.id);
+                    tracing::error!(secret = %id, %error, "a stored secret cannot be listed");
+                    listing.unusable.push(id);
                 }
                 Err(error) => return Err(error),
             }
+        }
+        let ids = listing.secrets.iter().map(|secret| secret.id).collect();
+        let used = self.store.upkeep().last_used(customer, ids).await?;
+        for (secret, used) in listing.secrets.iter_mut().zip(used) {
+            secret.last_used_at = used;
         }
         Ok(listing)
     }
@@ -271,8 +311,24 @@ impl Sealer {
 
     async fn row(&self, customer: &Customer, id: SecretId) -> Result<(SecretRow, Head), SealError> {
         let row = self.store.secret(customer, id).await?.ok_or(SealError::NotFound)?;
-        let head = self.proven(customer, id, &row).await?;
-        Ok((row, head))
+        self.settled(row).await
+    }
+
+    /// The row with its proven head. Between the reading of a row and of its data key both may have been
+    /// replaced; then it is the row as it is now.
+    async fn settled(&self, mut row: SecretRow) -> Result<(SecretRow, Head), SealError> {
+        loop {
+            match self.proven(&row.customer, row.id, &row).await {
+                Err(SealError::Unusable(NO_DATA_KEY)) => {
+                    let now = self.store.secret(&row.customer, row.id).await?.ok_or(SealError::NotFound)?;
+                    if now.head == row.head {
+                        return Err(NO_DATA_KEY.into());
+                    }
+                    row = now;
+                }
+                proven => return proven.map(|head| (row, head)),
+            }
+        }
     }
 
     async fn proven(&self, customer: &Customer, id: SecretId, row: &SecretRow) -> Result<Head, SealError> {
@@ -289,7 +345,7 @@ impl Sealer {
             return Ok(key);
         }
         let wrapped = self.store.data_key(customer, id).await?;
-        let wrapped = wrapped.ok_or(EnvelopeError::Damaged("its data key is not in the store"))?;
+        let wrapped = wrapped.ok_or(NO_DATA_KEY)?;
         Ok(self.keys.open(customer, id, &wrapped).await?)
     }
 

@@ -38,6 +38,9 @@ pub struct Summary {
     /// Until when it may be used.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub expires_at: Option<u64>,
+    /// The hour in which it was last used, a minute late; told where secrets are shown or listed.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub last_used_at: Option<u64>,
 }
 
 /// One page of a customer's secrets.
@@ -51,6 +54,53 @@ pub struct Listing {
     pub next: Option<SecretId>,
 }
 
+/// One version of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// Its number.
+    pub version: u32,
+    /// Whether requests use it.
+    pub current: bool,
+    /// As in [`Summary`]; `None` where nothing opens it any more.
+    pub fingerprint: Option<String>,
+    /// Where it may go.
+    pub origin: Option<Origin>,
+    /// When another took its place.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub superseded_at: Option<u64>,
+}
+
+/// The versions of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Versions {
+    /// Its UUID.
+    pub id: SecretId,
+    /// Whose it is.
+    pub customer: Customer,
+    /// In order.
+    pub versions: Vec<Version>,
+}
+
+impl Version {
+    pub(super) fn current(head: &Head) -> Self {
+        Self { current: true, superseded_at: None, ..Self::past(head.version, 0, Some(head)) }
+    }
+
+    pub(super) fn past(version: u32, superseded_at: u64, head: Option<&Head>) -> Self {
+        Self {
+            version,
+            current: false,
+            fingerprint: head.map(|head| shown(head.fingerprint)),
+            origin: head.map(|head| head.origin.clone()),
+            superseded_at: Some(superseded_at),
+        }
+    }
+}
+
+fn shown(fingerprint: [u8; 8]) -> String {
+    format!("{:016x}", u64::from_be_bytes(fingerprint))
+}
+
 impl From<Head> for Summary {
     fn from(head: Head) -> Self {
         Self {
@@ -61,11 +111,12 @@ impl From<Head> for Summary {
             label: head.label,
             state: head.state,
             version: head.version,
-            fingerprint: format!("{:016x}", u64::from_be_bytes(head.fingerprint)),
+            fingerprint: shown(head.fingerprint),
             fields: head.fields.into_iter().map(|field| field.name).collect(),
             created_at: head.created_at,
             updated_at: head.updated_at,
             expires_at: head.expires_at,
+            last_used_at: None,
         }
     }
 }
@@ -75,6 +126,6 @@ fn rfc3339<S: Serializer>(seconds: &u64, to: S) -> Result<S::Ok, S::Error> {
 }
 
 #[allow(clippy::ref_option)] // the shape that serde asks for
-fn rfc3339_or_null<S: Serializer>(seconds: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339_or_null<S: Serializer>(seconds: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
     seconds.map(clock::rfc3339).serialize(to)
 }

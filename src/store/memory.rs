@@ -4,6 +4,8 @@
 //! that is what it is for. What must never enter: a file, or use by `relay run`, whose acknowledged
 //! writes would then be lost at the next start.
 
+mod upkeep;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use super::{Call, Change, Expected, SecretRow, Store, StoreError};
+use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
+use crate::clock;
 use crate::model::{Customer, DataKeyId, SecretId};
 
 /// How many changes a receiver may be behind before it has lagged.
@@ -75,6 +78,7 @@ impl Store for Memory {
             let mut held = self.held();
             let change = Change::Secret(row.customer.clone(), row.id);
             held.put(row, &expected)?;
+            held.generation += 1;
             let _ = self.feed.send(change);
             Ok(())
         })
@@ -88,6 +92,7 @@ impl Store for Memory {
                 return Ok(false);
             }
             held.owners.remove(&id);
+            held.generation += 1;
             let _ = self.feed.send(Change::Secret(customer.clone(), id));
             Ok(true)
         })
@@ -118,6 +123,7 @@ impl Store for Memory {
             }
             theirs.active = Some(id);
             theirs.data_keys.insert(id, wrapped);
+            held.generation += 1;
             let _ = self.feed.send(Change::DataKeys(customer.clone()));
             Ok(())
         })
@@ -129,9 +135,15 @@ impl Store for Memory {
 
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> {
         Box::pin(async move {
-            self.held().meta.insert(name.to_owned(), value);
+            let mut held = self.held();
+            held.meta.insert(name.to_owned(), value);
+            held.generation += 1;
             Ok(())
         })
+    }
+
+    fn upkeep(&self) -> &dyn Upkeep {
+        self
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {
@@ -144,6 +156,7 @@ struct Held {
     customers: BTreeMap<Customer, Theirs>,
     owners: BTreeMap<SecretId, Customer>,
     meta: BTreeMap<String, Bytes>,
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -157,6 +170,9 @@ struct Kept {
     current: u32,
     head: Bytes,
     versions: BTreeMap<u32, Bytes>,
+    /// Of the versions that are not current: since when, and their heads.
+    past: BTreeMap<u32, (u64, Bytes)>,
+    used: Option<u64>,
 }
 
 impl Held {
@@ -166,18 +182,25 @@ impl Held {
             return Err(StoreError::Conflict);
         }
         let theirs = self.customers.entry(row.customer.clone()).or_default();
+        let active = theirs.active;
         let found = theirs.secrets.get_mut(&row.id);
         match (expected, found) {
-            (Expected::Absent, None) => {
+            (Expected::New(key), None) if active != Some(*key) => Err(StoreError::Conflict),
+            (Expected::Absent | Expected::New(_), None) => {
                 let versions = BTreeMap::from([(row.version, row.sealed)]);
-                let kept = Kept { current: row.version, head: row.head, versions };
+                let past = BTreeMap::new();
+                let kept = Kept { current: row.version, head: row.head, versions, past, used: None };
                 theirs.secrets.insert(row.id, kept);
                 self.owners.insert(row.id, row.customer);
                 Ok(())
             }
             (Expected::Head(head), Some(kept)) if kept.head == *head => {
+                let before = std::mem::replace(&mut kept.head, row.head);
+                if kept.current != row.version {
+                    kept.past.insert(kept.current, (clock::unix_seconds(), before));
+                    kept.past.remove(&row.version);
+                }
                 kept.current = row.version;
-                kept.head = row.head;
                 kept.versions.insert(row.version, row.sealed);
                 Ok(())
             }

@@ -6,6 +6,7 @@
 
 pub mod memory;
 pub mod sled;
+mod upkeep;
 
 use std::pin::Pin;
 
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::model::{Customer, DataKeyId, SecretId};
+
+pub use upkeep::{Forgotten, Past, Upkeep};
 
 /// One secret as stored: its authenticated head and the sealed bytes of its current version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,9 @@ pub struct SecretRow {
 pub enum Expected {
     /// The secret must not exist yet.
     Absent,
+    /// The secret must not exist yet, and this must be the customer's active data key: what is sealed under
+    /// a key that was replaced meanwhile would be missed when the others are sealed anew, and lost with it.
+    New(DataKeyId),
     /// The secret's head must still be exactly this.
     Head(Bytes),
 }
@@ -67,7 +73,7 @@ pub trait Store: Send + Sync {
     fn owner(&self, id: SecretId) -> Call<'_, Option<Customer>>;
 
     /// Writes head and version in one transaction if the store still holds what is `expected`, else
-    /// [`StoreError::Conflict`]. Older versions are kept.
+    /// [`StoreError::Conflict`]. When the version changes, the one before is kept with its head.
     fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()>;
 
     /// Deletes the secret and all its versions; whether there was one.
@@ -92,6 +98,9 @@ pub trait Store: Send + Sync {
     fn has_room(&self) -> Call<'_, bool> {
         Box::pin(async { Ok(true) })
     }
+
+    /// What rotation, forgetting and erasing need beside this.
+    fn upkeep(&self) -> &dyn Upkeep;
 
     /// The change feed: every acknowledged write, before its acknowledgement. A receiver that lagged
     /// must forget everything.

@@ -70,6 +70,8 @@ mod outage;
 mod rebind;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
+/// Keys are rotated under load without a failed request, and killed in the middle without a loss.
+mod rotate;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
 mod scale;
 /// Thousands of slow clients, and one that is not.
@@ -91,7 +93,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 17] = [
+const DRILLS: [(&str, Drill); 18] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -109,6 +111,7 @@ const DRILLS: [(&str, Drill); 17] = [
     ("core", core::run),
     ("outage", outage::run),
     ("calls", calls::run),
+    ("rotate", rotate::run),
 ];
 
 fn main() -> ExitCode {

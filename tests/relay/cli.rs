@@ -17,6 +17,9 @@ use crate::rig::canary::Canary;
 use crate::rig::client::{Answer, Client};
 use crate::rig::vendor::{self, Vendor};
 
+/// Keys, customers, integrations and versions.
+mod keys;
+
 /// A folder made by `relay init --local-issuer`, with an integration at a real vendor.
 struct Home {
     folder: TempDir,

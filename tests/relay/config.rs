@@ -134,6 +134,7 @@ fn the_defaults_that_the_reference_shows_are_the_defaults() {
     assert_eq!(shown.callers[0].max_lifetime, bare.callers[0].max_lifetime);
     assert_eq!(shown.callers[0].leeway, bare.callers[0].leeway);
     assert_eq!(shown.audit.durability, bare.audit.durability);
+    assert_eq!(shown.retain, bare.retain);
     let timeouts = |c: &Config, name: &str| {
         format!("{:?}", c.integrations.iter().find(|i| i.name.as_str() == name).unwrap().timeout)
     };
@@ -239,6 +240,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\nmount = \"../x\"\ntoken = \"env:ADMIN\"", r#"13:9: [keys] mount is no name: letters, digits, - _ and . only | write mount = "transit""#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"hvs.literal\"", r#"13:9: [keys] token is a secret and may not stand in relay.toml itself | write token = "file:PATH" or token = "env:NAME", and replace this secret"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ncontext = \"secret\"", r#"12:11: [keys] context is not one of those that relay has | write "name" or "hash""#),
+    ("path = \"relay.db\"", "path = \"relay.db\"\nretain = \"1s\"", r#"15:10: [store] retain must be from 1m to 10years | write a duration from 1m to 10years"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ndata_key_max_age = \"1s\"", r#"12:20: [keys] data_key_max_age must be from 1h to 10years | write a duration from 1h to 10years"#),
     ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"100ms\"", "12:17: [keys] refresh_after must be from 1s to 1day | write a duration from 1s to 1day"),
     ("file = \"relay.key\"", "file = \"relay.key\"\nserve_at_most = \"2days\"", "12:17: [keys] serve_at_most must be from 2s to 1day | write a duration from 2s to 1day"),

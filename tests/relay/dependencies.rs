@@ -19,7 +19,7 @@ use relay::kms::Kms;
 use relay::model::{Customer, DataKeyId, SecretId};
 use relay::refusal::Code;
 use relay::store::memory::Memory;
-use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError};
+use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use tokio::sync::broadcast;
 
 use crate::rig::client::{self, Client};
@@ -589,6 +589,9 @@ impl Store for Shelf {
     fn has_room(&self) -> Call<'_, bool> {
         let full = self.switches.store_full.load(SeqCst);
         self.unless_it_fails(Box::pin(async move { Ok(!full) }))
+    }
+    fn upkeep(&self) -> &dyn Upkeep {
+        self.inner.upkeep()
     }
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.inner.changes()

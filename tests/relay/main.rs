@@ -74,6 +74,8 @@ mod reflection;
 mod refusals;
 /// A secret that is revoked ends what it opened.
 mod revocation;
+/// Keys are rotated, moved and forgotten while requests go on.
+mod rotation;
 /// What comes back carries neither the credential nor a way around relay.
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.

@@ -12,7 +12,7 @@ use relay::model::{Customer, DataKeyId, RequestId, SecretId};
 use relay::refusal::{Code, Refusal};
 use relay::secret::Secret;
 use relay::store::memory::Memory;
-use relay::store::{Change, Expected, SecretRow, Store, StoreError};
+use relay::store::{Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use tokio::sync::broadcast;
 
 use crate::rig::client::Answer;
@@ -679,6 +679,9 @@ impl Store for Gone {
     }
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> relay::store::Call<'a, ()> {
         unless_gone!(self, self.inner.put_meta(name, value))
+    }
+    fn upkeep(&self) -> &dyn Upkeep {
+        self.inner.upkeep()
     }
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.inner.changes()

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use relay::app::Options;
 use relay::model::{Customer, DataKeyId, SecretId};
 use relay::store::memory::Memory;
-use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError};
+use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use tokio::sync::broadcast;
 
 use crate::rig::client::Client;
@@ -233,6 +233,9 @@ impl Store for Failing {
     }
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> {
         self.inner.put_meta(name, value)
+    }
+    fn upkeep(&self) -> &dyn Upkeep {
+        self.inner.upkeep()
     }
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.inner.changes()

@@ -1,14 +1,15 @@
 //! Sealed rows open for what they were sealed for, and for nothing else.
 //!
 //! `records` holds the two formats to fixed bytes and to every single-bit change, `keys` the key file and
-//! the calls for data keys, `cache` how long these are at hand, `writing` the operators' write path, `matrix` a
-//! writer to the store under a running relay, `vectors` the ciphers themselves. Fixed bytes were made by another
-//! implementation.
+//! the calls for data keys, `cache` how long these are at hand, `writing` the operators' write path, `rotation` the
+//! jobs that seal and wrap anew, `matrix` a writer to the store under a running relay, `vectors` the ciphers
+//! themselves. Fixed bytes were made by another implementation.
 
 mod cache;
 mod keys;
 mod matrix;
 mod records;
+mod rotation;
 mod vectors;
 mod writing;
 

@@ -16,6 +16,8 @@ use tokio::sync::broadcast::error::TryRecvError;
 mod crash;
 /// What only an engine with a folder can break.
 mod sled;
+/// What rotation, forgetting and erasing ask of every engine.
+mod upkeep;
 
 struct Case {
     name: &'static str,

@@ -78,6 +78,7 @@ pub(super) fn make(
         }],
         keys: Keys::of(KmsKey::Ephemeral),
         store: StoreChoice::Memory,
+        retain: Duration::from_secs(30 * 24 * 3600),
         audit: Audit { path: None, durability: Durability::Written },
         admin: Admin { token: Secret::new(admin_token.clone().into_bytes()) },
         integrations: vec![demo(vendor).map_err(|cause| Failure::because("the demo integration", &cause))?],

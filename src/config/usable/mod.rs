@@ -13,6 +13,7 @@ mod server;
 mod upstream;
 
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -36,7 +37,11 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     let integrations = integration::integrations(written, &root, &mut Doors::of(&server));
     one_path_one_use(
         written,
-        (keys.as_ref().and_then(|keys| keys.file.as_ref()), store.as_ref(), audit.as_ref().map(|a| &a.path)),
+        (
+            keys.as_ref().and_then(|keys| keys.file.as_ref()),
+            store.path.as_ref(),
+            audit.as_ref().map(|a| &a.path),
+        ),
     );
     let overrides = std::mem::take(&mut written.overrides);
     overrides.report_unused(&mut written.findings);
@@ -48,7 +53,8 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
         server,
         callers: callers?,
         keys: keys?.keys,
-        store: StoreChoice::Sled { path: store?.value },
+        store: StoreChoice::Sled { path: store.path?.value },
+        retain: store.retain,
         audit: Audit { path: Some(audit.path.value), durability: audit.durability },
         admin: Admin { token: admin? },
         integrations,
@@ -71,12 +77,20 @@ fn section<'d>(written: &mut Written<'_>, root: &Table<'d>, name: &'static str, 
 
 type GivenPath = Given<std::path::PathBuf>;
 
-fn store(written: &mut Written<'_>, root: &Table<'_>) -> Option<GivenPath> {
+struct Store {
+    path: Option<GivenPath>,
+    retain: Duration,
+}
+
+fn store(written: &mut Written<'_>, root: &Table<'_>) -> Store {
     let table = section(written, root, "store", "no secret could be kept");
-    if !written.absent(&table, "engine") {
-        written.choice(&table, "engine", &[("sled", ())], &["postgres"])?;
-    }
-    written.path(&table, "path", "relay.db")
+    let engine = written.absent(&table, "engine")
+        || written.choice(&table, "engine", &[("sled", ())], &["postgres"]).is_some();
+    let path = if engine { written.path(&table, "path", "relay.db") } else { None };
+    // From a minute, in which a mistake is seen, to ten years.
+    let (least, most) = (Duration::from_secs(60), Duration::from_secs(315_576_000));
+    let retain = written.duration(&table, "retain", least..=most, Duration::from_secs(30 * 24 * 3600));
+    Store { path, retain }
 }
 
 struct AuditFile {

@@ -10,6 +10,7 @@ mod flight;
 mod held;
 mod pace;
 mod probe;
+mod rewrap;
 mod standing;
 
 use std::sync::Arc;
@@ -54,7 +55,7 @@ impl Ages {
 pub struct Called {
     /// The provider's name.
     pub provider: &'static str,
-    /// `generate`, `unwrap`, `refresh` or `probe`.
+    /// `generate`, `unwrap`, `refresh`, `rewrap` or `probe`.
     pub operation: &'static str,
     /// `ok`, `unavailable`, `denied` or `broken`.
     pub outcome: &'static str,

@@ -9,6 +9,7 @@ mod path;
 pub mod records;
 mod shares;
 mod upgrade;
+mod used;
 
 use std::rc::Rc;
 use std::sync::Arc;

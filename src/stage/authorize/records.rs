@@ -4,8 +4,8 @@
 //! customer to at most an eighth; misses stand in a small cache of their own, so that made-up UUIDs evict
 //! nothing. The store's change feed invalidates; a feed that lagged empties everything.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::model::{Customer, SecretId};
 use crate::store::{Change, SecretRow, Store, StoreError};
 
 use super::shares::Shares;
+use super::used::{Pending, Used};
 
 const MISSES: u64 = 10_000;
 const MISS_AGE: Duration = Duration::from_secs(2);
@@ -40,6 +41,7 @@ pub struct Record {
     head: Head,
     sealed: Bytes,
     wrapped_key: Bytes,
+    used: Used,
 }
 
 impl Record {
@@ -56,6 +58,11 @@ impl Record {
     /// The data key that it is sealed under, wrapped: for when the warm one has aged out.
     pub const fn wrapped_key(&self) -> &Bytes {
         &self.wrapped_key
+    }
+
+    /// Notes that the credential is used at this moment, in seconds since 1970.
+    pub fn note_use(&self, at: u64) {
+        self.used.note(at);
     }
 
     fn weight(&self) -> usize {
@@ -89,6 +96,8 @@ struct Inner {
     found: Cache<Key, Arc<Record>>,
     missed: Cache<Key, ()>,
     shares: Arc<Shares>,
+    /// Uses of records that left before the store was told.
+    pending: Arc<Pending>,
     /// Counts invalidations: a lookup that overlapped one must not put its old row back.
     generation: AtomicU64,
     /// Tells the workers what changed, once it is forgotten here; `None` is everything.
@@ -101,7 +110,10 @@ impl Records {
         let weigh = |_: &Key, record: &Arc<Record>| u32::try_from(record.weight()).unwrap_or(u32::MAX);
         let shares = Arc::new(Shares::new(usize::try_from(bytes / 8).unwrap_or(usize::MAX)));
         let returned = shares.clone();
-        let left = move |key: Arc<Key>, _: Arc<Record>, cause: RemovalCause| {
+        let pending = Arc::new(Pending::default());
+        let used = pending.clone();
+        let left = move |key: Arc<Key>, record: Arc<Record>, cause: RemovalCause| {
+            used.take(&key, &record.used);
             if cause.was_evicted() {
                 returned.give_back(&key.0, key.1);
             }
@@ -110,11 +122,12 @@ impl Records {
             found: Cache::builder().max_capacity(bytes).weigher(weigh).eviction_listener(left).build(),
             missed: Cache::builder().max_capacity(MISSES).time_to_live(MISS_AGE).build(),
             shares,
+            pending,
             generation: AtomicU64::new(0),
             told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
-        let (follower, held, asked) = (inner.clone(), keys.clone(), store.clone());
+        let (follower, held, asked) = (inner.clone(), keys.clone(), Arc::downgrade(&store));
         control.spawn(async move {
             loop {
                 match feed.recv().await {
@@ -124,7 +137,10 @@ impl Records {
                         // Without workers nobody listens.
                         let _ = follower.told.send(Some(key));
                     }
-                    Ok(Change::DataKeys(customer)) => check_keys(&*asked, &held, &customer).await,
+                    Ok(Change::DataKeys(customer)) => {
+                        follower.forget_keys(&customer);
+                        check_keys(&asked, &held, &customer).await;
+                    }
                     Err(RecvError::Lagged(_)) => {
                         held.purge();
                         follower.forget_all();
@@ -135,6 +151,20 @@ impl Records {
             }
         });
         Self { inner, store, keys }
+    }
+
+    /// Tells the store when secrets were last used, to the hour, of those it was not told of.
+    ///
+    /// # Errors
+    /// The store's own; what it was not told is lost.
+    pub async fn tell_uses(&self) -> Result<(), StoreError> {
+        for (key, record) in &self.inner.found {
+            self.inner.pending.take(&key, &record.used);
+        }
+        for notes in self.inner.pending.batches() {
+            self.store.upkeep().note_used(notes).await?;
+        }
+        Ok(())
     }
 
     /// How often something was forgotten because it changed.
@@ -172,24 +202,38 @@ impl Records {
     async fn look_up(&self, key: Key) -> Result<Option<Arc<Record>>, LookupError> {
         let (customer, id) = &key;
         let generation = self.inner.generation.load(Ordering::Acquire);
-        let Some(row) = self.store.secret(customer, *id).await? else {
+        let Some(found) = self.settled(customer, *id).await? else {
             self.inner.missed.insert(key.clone(), ());
             if self.inner.generation.load(Ordering::Acquire) != generation {
                 self.inner.missed.invalidate(&key);
             }
             return Ok(None);
         };
-        let record = Arc::new(self.verified(row).await?);
+        let record = Arc::new(found);
         self.inner.keep(&key, &record, generation);
         Ok(Some(record))
     }
 
-    async fn verified(&self, row: SecretRow) -> Result<Record, LookupError> {
+    /// The verified record. Between the reading of a row and of its data key the secret may have been sealed
+    /// under another one, and the first removed; then it is the row as it is now.
+    async fn settled(&self, customer: &Customer, id: SecretId) -> Result<Option<Record>, LookupError> {
+        let mut before = None;
+        loop {
+            let Some(row) = self.store.secret(customer, id).await? else { return Ok(None) };
+            let key_id = Head::data_key_of(&row.head)?;
+            if let Some(wrapped) = self.store.data_key(customer, key_id).await? {
+                return self.verified(row, wrapped).await.map(Some);
+            }
+            if before.as_ref() == Some(&row.head) {
+                let why = "the data key that the record names is not in the store";
+                return Err(KmsError::Broken(why.to_owned()).into());
+            }
+            before = Some(row.head);
+        }
+    }
+
+    async fn verified(&self, row: SecretRow, wrapped_key: Bytes) -> Result<Record, LookupError> {
         let key_id = Head::data_key_of(&row.head)?;
-        let wrapped_key =
-            self.store.data_key(&row.customer, key_id).await?.ok_or(KmsError::Broken(
-                "the data key that the record names is not in the store".to_owned(),
-            ))?;
         let key = match self.keys.warm(&row.customer, key_id) {
             Some(key) => key,
             None => self.keys.open(&row.customer, key_id, &wrapped_key).await?,
@@ -198,12 +242,14 @@ impl Records {
         if head.version != row.version {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
-        Ok(Record { head, sealed: row.sealed, wrapped_key })
+        Ok(Record { head, sealed: row.sealed, wrapped_key, used: Used::default() })
     }
 }
 
 /// A customer's keys at hand are those that the store has, as it has them; one that it does not say is none.
-async fn check_keys(store: &dyn Store, held: &DataKeys, customer: &Customer) {
+/// The store is not kept: its end is the feed's.
+async fn check_keys(store: &Weak<dyn Store>, held: &DataKeys, customer: &Customer) {
+    let Some(store) = store.upgrade() else { return held.forget_customer(customer) };
     for id in held.held_of(customer) {
         match store.data_key(customer, id).await {
             Ok(wrapped) => held.stands_as(customer, id, wrapped.as_deref()),
@@ -229,6 +275,14 @@ impl Inner {
         self.found.invalidate(key);
         self.missed.invalidate(key);
         self.shares.give_back(&key.0, key.1);
+    }
+
+    /// A record brings its data key along, wrapped as it was when it was read: by a KMS key that may go soon.
+    fn forget_keys(&self, customer: &Customer) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for id in self.shares.of(customer) {
+            self.forget(&(customer.clone(), id));
+        }
     }
 
     fn forget_all(&self) {

@@ -50,6 +50,11 @@ impl Shares {
         Some(victims)
     }
 
+    /// What a customer holds.
+    pub(super) fn of(&self, customer: &Customer) -> Vec<SecretId> {
+        self.locked().get(customer).map(|share| share.records.keys().copied().collect()).unwrap_or_default()
+    }
+
     /// The record is gone from the cache.
     pub(super) fn give_back(&self, customer: &Customer, id: SecretId) {
         let mut held = self.locked();

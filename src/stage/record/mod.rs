@@ -94,6 +94,7 @@ pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
         known.version = Some(grant.record().head().version);
     }
     trail.intent().await?;
+    grant.record().note_use(trail.began.unix_seconds());
     Ok(Opened { grant: Box::new(grant) })
 }
 

@@ -16,6 +16,7 @@ use sled::{Batch, Db, Tree};
 use tokio::sync::broadcast;
 
 use super::folder::{self, HEADROOM, OpenError, is_full};
+use super::rows;
 use crate::store::{Change, StoreError};
 
 /// How many changes a receiver may be behind before it has lagged.
@@ -82,12 +83,12 @@ impl Engine {
         }
     }
 
-    /// Runs `work`, applies the batch that it made in one step, makes it durable and tells `change`.
+    /// Runs `work`, applies the batch that it made in one step, makes it durable and tells `changes`.
     /// Without a batch there is nothing to apply or tell, but what `work` saw is durable on return.
     pub(super) fn write<T>(
         &self,
         room: Room,
-        change: Option<Change>,
+        changes: impl IntoIterator<Item = Change>,
         work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
     ) -> Result<T, StoreError> {
         if room == Room::Needed {
@@ -103,7 +104,7 @@ impl Engine {
                 (true, Err(error))
             }
         };
-        if let Some(change) = change.filter(|_| told) {
+        for change in changes.into_iter().filter(|_| told) {
             let _ = self.feed.send(change);
         }
         done
@@ -228,7 +229,8 @@ impl Open {
         self.refuse_half()?;
         let (batch, value) = work(&self.db)?;
         let applied = batch.is_some();
-        if let Some(batch) = batch {
+        if let Some(mut batch) = batch {
+            rows::count(&self.db, &mut batch)?;
             self.half.store(true, Ordering::SeqCst);
             self.db.apply_batch(batch)?;
             self.half.store(false, Ordering::SeqCst);

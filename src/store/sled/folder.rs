@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate};
 use sled::Db;
 
+use crate::store::StoreError;
+
 /// Why the store cannot be opened, and how to mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -67,6 +69,16 @@ pub enum OpenError {
         path: PathBuf,
         /// What was found.
         what: &'static str,
+    },
+    /// A customer that was being forgotten could not be forgotten to the end.
+    #[error(
+        "the store {path} holds a customer that was being forgotten, and that could not be ended: {cause}. Start again"
+    )]
+    Unended {
+        /// The folder.
+        path: PathBuf,
+        /// What stood in the way.
+        cause: StoreError,
     },
     /// There is no space to open it.
     #[error("the disk of the store {path} is full: opening it needs a few MiB. Free some space")]

@@ -6,7 +6,9 @@
 
 mod engine;
 mod folder;
+mod past;
 mod rows;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio::sync::broadcast;
 
 use self::engine::{Engine, Fault, Room};
 use self::rows::Record;
-use super::{Call, Change, Expected, SecretRow, Store, StoreError};
+use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use crate::model::{Customer, DataKeyId, SecretId};
 
 pub use self::folder::OpenError;
@@ -38,7 +40,9 @@ impl Sled {
     /// # Errors
     /// [`OpenError`] says what stands in the way and how to mend it.
     pub fn open(path: &Path, control: Handle) -> Result<Self, OpenError> {
-        Ok(Self { engine: Arc::new(Engine::open(path)?), control })
+        let engine = Engine::open(path)?;
+        upkeep::end_forgetting(&engine).map_err(|cause| OpenError::Unended { path: path.into(), cause })?;
+        Ok(Self { engine: Arc::new(engine), control })
     }
 
     // The work goes on if the caller drops the future: a write half-way must still end, sync and be told.
@@ -112,7 +116,8 @@ impl Store for Sled {
         self.call(move |engine| {
             engine.write(Room::Needed, Some(Change::DataKeys(customer.clone())), |tree| {
                 let active = Record::active(&customer);
-                if active.read(tree)?.is_some() {
+                let leaving = Record::forgetting(&customer).read(tree)?.is_some();
+                if leaving || active.read(tree)?.is_some() {
                     return Err(Fault::Answer(StoreError::Conflict));
                 }
                 let mut batch = Batch::default();
@@ -141,6 +146,10 @@ impl Store for Sled {
 
     fn has_room(&self) -> Call<'_, bool> {
         self.call(Engine::has_room)
+    }
+
+    fn upkeep(&self) -> &dyn Upkeep {
+        self
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sled::{Batch, Tree};
 
 use super::engine::Fault;
+use super::past;
 use crate::model::{Customer, DataKeyId, SecretId};
 use crate::store::{Expected, SecretRow, StoreError};
 
@@ -72,10 +73,15 @@ pub(super) fn put_secret(
     let fits = owned.as_ref().is_none_or(|owner| *owner == row.customer)
         && match expected {
             Expected::Absent => found.is_none(),
-            Expected::Head(head) => found.is_some_and(|(_, found)| found == *head),
+            Expected::New(key) => found.is_none() && active_id(tree, &row.customer)? == Some(*key),
+            Expected::Head(head) => found.as_ref().is_some_and(|(_, found)| found == head),
         };
     if !fits {
-        return Err(Fault::Answer(StoreError::Conflict));
+        return Err(conflict());
+    }
+    if let Some((before, head)) = found.filter(|(before, _)| *before != row.version) {
+        past::keep(tree, batch, (&row.customer, row.id), before, &head)?;
+        Record::past(&row.customer, row.id, row.version).remove(tree, batch)?;
     }
     let head = [row.version.to_be_bytes().as_slice(), &row.head].concat();
     Record::head(&row.customer, row.id).write(tree, batch, &head)?;
@@ -101,17 +107,42 @@ pub(super) fn remove_secret(
         return Ok(false);
     }
     Record::versions(customer, id).remove(tree, batch)?;
+    Record::pasts(customer, id).remove(tree, batch)?;
+    Record::used(customer, id).remove(tree, batch)?;
     Record::owner(id).remove(tree, batch)?;
     Ok(true)
 }
 
 /// The customer's active data key.
 pub(super) fn active_data_key(tree: &Tree, customer: &Customer) -> Result<Option<(DataKeyId, Bytes)>, Fault> {
-    let Some(id) = Record::active(customer).read(tree)? else { return Ok(None) };
-    let id = <[u8; 16]>::try_from(id.as_ref()).map_err(|_| damaged("an active key's id is not 16 bytes"))?;
-    let id = DataKeyId::from_bytes(id);
+    let Some(id) = active_id(tree, customer)? else { return Ok(None) };
     let wrapped = Record::data_key(customer, id).read(tree)?;
     wrapped.map(|wrapped| Some((id, wrapped))).ok_or_else(|| damaged("the active data key is missing"))
+}
+
+/// The id of the customer's active data key.
+pub(super) fn active_id(tree: &Tree, customer: &Customer) -> Result<Option<DataKeyId>, Fault> {
+    let Some(id) = Record::active(customer).read(tree)? else { return Ok(None) };
+    let id = <[u8; 16]>::try_from(id.as_ref()).map_err(|_| damaged("an active key's id is not 16 bytes"))?;
+    Ok(Some(DataKeyId::from_bytes(id)))
+}
+
+/// Adds one more write to the count of all of them.
+pub(super) fn count(tree: &Tree, batch: &mut Batch) -> Result<(), Fault> {
+    let next = generation(tree)?.saturating_add(1);
+    Record::generation().write(tree, batch, &next.to_be_bytes())
+}
+
+/// How many writes there were.
+pub(super) fn generation(tree: &Tree) -> Result<u64, Fault> {
+    let Some(stored) = Record::generation().read(tree)? else { return Ok(0) };
+    number(&stored)
+}
+
+/// A record that is one number.
+pub(super) fn number(stored: &[u8]) -> Result<u64, Fault> {
+    let bytes = <[u8; 8]>::try_from(stored).map_err(|_| damaged("a number is not 8 bytes"))?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 fn head(tree: &Tree, customer: &Customer, id: SecretId) -> Result<Option<(u32, Bytes)>, Fault> {
@@ -129,7 +160,7 @@ const ROW_VERSION: u8 = 1;
 const ROW: usize = 4096;
 const ROW_HEAD: usize = 5;
 const PIECE: usize = ROW - ROW_HEAD;
-const FIRST_PIECE: [u8; 4] = [0; 4];
+pub(super) const FIRST_PIECE: [u8; 4] = [0; 4];
 
 impl Record {
     /// A wrapped data key.
@@ -148,19 +179,62 @@ impl Record {
         Self(vec![b'm']).and(&length.to_be_bytes()).and(name.as_bytes())
     }
 
-    fn heads(customer: &Customer) -> Self {
+    /// All data keys of a customer.
+    pub(super) fn data_keys(customer: &Customer) -> Self {
+        Self::of(b'k', customer)
+    }
+
+    /// Every customer's active data key: what such a record's key begins with.
+    pub(super) fn every_active() -> Self {
+        Self(vec![b'a'])
+    }
+
+    /// A version that another took the place of: its head, and since when. Its sealed bytes stay where they are.
+    pub(super) fn past(customer: &Customer, id: SecretId, version: u32) -> Self {
+        Self::pasts(customer, id).and(&version.to_be_bytes())
+    }
+
+    pub(super) fn pasts(customer: &Customer, id: SecretId) -> Self {
+        Self::customers_past(customer).and(id.as_bytes())
+    }
+
+    /// All of a customer's.
+    pub(super) fn customers_past(customer: &Customer) -> Self {
+        Self::of(b'p', customer)
+    }
+
+    /// When a secret was last used.
+    pub(super) fn used(customer: &Customer, id: SecretId) -> Self {
+        Self::of(b'u', customer).and(id.as_bytes())
+    }
+
+    /// That a customer is being forgotten.
+    pub(super) fn forgetting(customer: &Customer) -> Self {
+        Self::of(b'f', customer)
+    }
+
+    /// Every customer that is being forgotten.
+    pub(super) fn every_forgetting() -> Self {
+        Self(vec![b'f'])
+    }
+
+    fn generation() -> Self {
+        Self(vec![b'g'])
+    }
+
+    pub(super) fn heads(customer: &Customer) -> Self {
         Self::of(b'h', customer)
     }
 
-    fn head(customer: &Customer, id: SecretId) -> Self {
+    pub(super) fn head(customer: &Customer, id: SecretId) -> Self {
         Self::heads(customer).and(id.as_bytes())
     }
 
-    fn versions(customer: &Customer, id: SecretId) -> Self {
+    pub(super) fn versions(customer: &Customer, id: SecretId) -> Self {
         Self::of(b'v', customer).and(id.as_bytes())
     }
 
-    fn version(customer: &Customer, id: SecretId, version: u32) -> Self {
+    pub(super) fn version(customer: &Customer, id: SecretId, version: u32) -> Self {
         Self::versions(customer, id).and(&version.to_be_bytes())
     }
 
@@ -172,6 +246,11 @@ impl Record {
         // A customer has at most 128 bytes: its length is one byte.
         let name = customer.as_str().as_bytes();
         Self(vec![kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]).and(name)
+    }
+
+    /// What its rows' keys begin with.
+    pub(super) fn prefix(&self) -> &[u8] {
+        &self.0
     }
 
     fn and(mut self, part: &[u8]) -> Self {
@@ -221,7 +300,7 @@ impl Record {
     }
 
     /// Adds the removal of every row whose key begins with this one to `batch`; whether there was any.
-    fn remove(&self, tree: &Tree, batch: &mut Batch) -> Result<bool, Fault> {
+    pub(super) fn remove(&self, tree: &Tree, batch: &mut Batch) -> Result<bool, Fault> {
         let mut any = false;
         for key in tree.scan_prefix(&self.0).keys() {
             batch.remove(key?);
@@ -243,6 +322,10 @@ fn unrow(row: &[u8]) -> Result<(usize, &[u8]), Fault> {
     Ok((length, piece))
 }
 
-fn damaged(what: &str) -> Fault {
+pub(super) fn damaged(what: &str) -> Fault {
     Fault::Answer(StoreError::Damaged(what.into()))
+}
+
+pub(super) fn conflict() -> Fault {
+    Fault::Answer(StoreError::Conflict)
 }

@@ -14,7 +14,7 @@ use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, Secr
 use relay::seal::{NewSecret, SealError, SealTarget, Sealer};
 use relay::secret::{DataKey, Secret};
 use relay::store::memory::Memory;
-use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError};
+use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use tokio::runtime::Handle;
 use tokio::sync::{Barrier, broadcast};
 
@@ -402,6 +402,7 @@ impl Store for Contested {
     fn add_data_key<'a>(&'a self, c: &'a Customer, id: DataKeyId, wrapped: Bytes) -> Call<'a, ()> { self.inner.add_data_key(c, id, wrapped) }
     fn meta<'a>(&'a self, name: &'a str) -> Call<'a, Option<Bytes>> { self.inner.meta(name) }
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> { self.inner.put_meta(name, value) }
+    fn upkeep(&self) -> &dyn Upkeep { self.inner.upkeep() }
     fn changes(&self) -> broadcast::Receiver<Change> { self.inner.changes() }
     fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()> {
         let loses = matches!(expected, Expected::Head(_))

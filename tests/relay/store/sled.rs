@@ -181,6 +181,62 @@ async fn a_start_that_was_cut_off_in_its_snapshot_does_not_stop_the_next() {
     }
 }
 
+#[tokio::test]
+async fn a_forgetting_that_was_cut_off_is_ended_by_the_next_start() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("db");
+    let (ours, theirs, kept) = (customer("acme"), customer("globex"), SecretId::random());
+    let store = open(&path);
+    for number in 0..150u8 {
+        store
+            .put_secret(row(&ours, SecretId::from_bytes([number; 16]), 1, "x"), Expected::Absent)
+            .await
+            .unwrap();
+    }
+    store.put_secret(row(&theirs, kept, 1, "x"), Expected::Absent).await.unwrap();
+    drop(store);
+    // The mark, as the first of forgetting's writes leaves it.
+    let db = open_raw(&path);
+    db.insert([&[b'f', 4], b"acme".as_slice(), &[0; 4]].concat(), &[1, 0, 0, 0, 0]).unwrap();
+    drop(db);
+    let store = open(&path);
+    assert_eq!(store.secrets(&ours, None, 9).await.unwrap(), []);
+    assert_eq!(store.owner(SecretId::from_bytes([7; 16])).await.unwrap(), None);
+    assert_eq!(store.owner(kept).await.unwrap(), Some(theirs));
+    store.add_data_key(&ours, DataKeyId::random(), "new".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_a_customer_is_forgotten_it_gets_no_new_data_key() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("db");
+    let store = open(&path);
+    let ours = customer("acme");
+    for number in 0..250u8 {
+        store
+            .put_secret(row(&ours, SecretId::from_bytes([number; 16]), 1, "x"), Expected::Absent)
+            .await
+            .unwrap();
+    }
+    store.add_data_key(&ours, DataKeyId::random(), "one".into()).await.unwrap();
+    let mut feed = store.changes();
+    let key = DataKeyId::random();
+    let race = async {
+        // Told by the first write of several.
+        assert_eq!(feed.recv().await.unwrap(), relay::store::Change::DataKeys(ours.clone()));
+        store.add_data_key(&ours, key, "two".into()).await
+    };
+    let (forgotten, raced) = tokio::join!(store.upkeep().forget(&ours), race);
+    assert_eq!(forgotten.unwrap().secrets, 250);
+    let refused = matches!(raced, Err(StoreError::Conflict));
+    let active = store.active_data_key(&ours).await.unwrap().map(|(id, _)| id);
+    assert_eq!(
+        active,
+        (!refused).then_some(key),
+        "a key of a customer half forgotten is kept or refused whole"
+    );
+}
+
 fn snapshots(path: &Path) -> Vec<PathBuf> {
     let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     names.filter(|name| name.file_name().unwrap().to_string_lossy().starts_with("snap.")).collect()

@@ -1,0 +1,71 @@
+//! How many writes the store has seen, for the audit's anchors: a store that has seen fewer than its newest anchor
+//! says is an older copy.
+//!
+//! An anchor carries a number that was durable in the store when it was read, so a store is never behind its own
+//! anchors, whatever crashed when. It is read every few seconds: writes of the last seconds before a crash, and
+//! of the last minute in which no anchor was made, are the ones whose loss is not found.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::audit::{self, PublicKey, Sink};
+use crate::store::{Store, StoreError};
+
+/// How often the store is asked.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The number that the next anchor carries.
+#[derive(Clone)]
+pub(super) struct Generation {
+    store: Arc<dyn Store>,
+    shown: Arc<AtomicU64>,
+}
+
+impl Generation {
+    /// As the store tells it now.
+    pub(super) async fn of(store: &Arc<dyn Store>) -> Result<Self, StoreError> {
+        let shown = Arc::new(AtomicU64::new(store.upkeep().generation().await?));
+        Ok(Self { store: store.clone(), shown })
+    }
+
+    /// For the audit.
+    pub(super) fn shown(&self) -> Arc<AtomicU64> {
+        self.shown.clone()
+    }
+
+    /// Reads it anew. A store that does not answer leaves the number that was durable before.
+    pub(super) async fn read(&self) {
+        if let Ok(now) = self.store.upkeep().generation().await {
+            self.shown.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads it for as long as the task lives.
+    pub(super) async fn follow(self) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            self.read().await;
+        }
+    }
+
+    /// Whether the newest anchor of the audit, signed with this store's own key, saw more writes than the store
+    /// has; what to say then.
+    pub(super) fn behind(
+        &self,
+        sink: &mut dyn Sink,
+        key: PublicKey,
+    ) -> Result<Option<String>, audit::AuditError> {
+        let newest = audit::newest_anchor(sink)?.filter(|anchor| anchor.is_signed_by(key));
+        let has = self.shown.load(Ordering::Relaxed);
+        Ok(newest.filter(|anchor| anchor.generation() > has).map(|anchor| {
+            format!(
+                "the store has seen {has} writes, and its own audit says that at {} it had seen {}: it is an older \
+                 copy. What was disabled, removed or rotated since may be usable again. Put the newer store back, \
+                 or start with `relay run --accept-older-store`",
+                anchor.time(),
+                anchor.generation()
+            )
+        }))
+    }
+}
