@@ -292,6 +292,8 @@ fn a_store_older_than_its_own_audit_is_refused_until_that_is_accepted() {
     }
     let running = try_start(true).unwrap();
     runtime.block_on(running.stop());
+    // The store is closed with the runtime's last task.
+    runtime.shutdown_timeout(Duration::from_secs(2));
     // Accepted once, it is the store.
     rig.start();
     assert_eq!(rig.get(&path, &token).status, 200, "the older copy serves what was disabled since");
