@@ -217,7 +217,9 @@ impl Shared {
         }
         // An old version of the KMS key may be destroyed: no probe asks by what it wrapped.
         for key in &self.kms_keys {
-            key.unlearn(|record| record.customer == *customer && record.id == id);
+            key.unlearn(|record| {
+                record.customer == *customer && record.id == id && *record.wrapped != *wrapped
+            });
         }
         books.flights.remove(&(customer.clone(), id));
         let held = Held::new((customer.clone(), id), &held.key, wrapped, by, self.now());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::standing::Record;
 use super::{BUDGET, DataKeys, going_down, too_slow, wrong_length};
 use crate::kms::KmsError;
 use crate::kms::keyring::WrappedBy;
@@ -59,6 +60,12 @@ impl DataKeys {
             let moved = shared.call(&by, "rewrap", moved).await?;
             let by = shared.kms_key(&moved)?;
             shared.unwrap(&by, "unwrap", (&customer, id), &moved).await?;
+            // What the record was before may soon be under a version that is destroyed: a probe by it would take
+            // that for a denial of the whole KMS key.
+            for key in &shared.kms_keys {
+                key.unlearn(|record| record.customer == customer && record.id == id);
+            }
+            by.opened(Record::of((&customer, id), &moved));
             Ok(moved)
         };
         self.0.control.spawn(call).await.map_err(|_| going_down())?

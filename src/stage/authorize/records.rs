@@ -4,8 +4,8 @@
 //! customer to at most an eighth; misses stand in a small cache of their own, so that made-up UUIDs evict
 //! nothing. The store's change feed invalidates; a feed that lagged empties everything.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,7 +127,7 @@ impl Records {
             told: broadcast::Sender::new(UNTOLD),
         });
         let mut feed = store.changes();
-        let (follower, held, asked) = (inner.clone(), keys.clone(), store.clone());
+        let (follower, held, asked) = (inner.clone(), keys.clone(), Arc::downgrade(&store));
         control.spawn(async move {
             loop {
                 match feed.recv().await {
@@ -139,7 +139,7 @@ impl Records {
                     }
                     Ok(Change::DataKeys(customer)) => {
                         follower.forget_keys(&customer);
-                        check_keys(&*asked, &held, &customer).await;
+                        check_keys(&asked, &held, &customer).await;
                     }
                     Err(RecvError::Lagged(_)) => {
                         held.purge();
@@ -247,7 +247,9 @@ impl Records {
 }
 
 /// A customer's keys at hand are those that the store has, as it has them; one that it does not say is none.
-async fn check_keys(store: &dyn Store, held: &DataKeys, customer: &Customer) {
+/// The store is not kept: its end is the feed's.
+async fn check_keys(store: &Weak<dyn Store>, held: &DataKeys, customer: &Customer) {
+    let Some(store) = store.upgrade() else { return held.forget_customer(customer) };
     for id in held.held_of(customer) {
         match store.data_key(customer, id).await {
             Ok(wrapped) => held.stands_as(customer, id, wrapped.as_deref()),

@@ -264,6 +264,28 @@ async fn a_key_that_was_rewrapped_stays_at_hand_and_is_asked_for_as_it_stands_no
     assert!(!stored.is_warm(&keys), "a key that the store does not have stayed at hand");
 }
 
+#[tokio::test]
+async fn a_version_that_is_destroyed_after_a_rewrap_is_no_denial() {
+    let (current, earlier) = (Told::new("current"), Told::new("earlier"));
+    let stored = Stored::made_by(&earlier, "acme").await;
+    let ring = Keyring::new(current.clone(), [earlier.clone() as Arc<dyn Kms>], Shown::Name);
+    let keys = DataKeys::with(ring, Settings { ages: MINUTES, ..Settings::of(10) }, Handle::current());
+    stored.open(&keys).await.unwrap();
+    let moved = keys.rewrap(&stored.0, stored.1, &stored.2).await.unwrap();
+    keys.stands_as(&stored.0, stored.1, Some(&moved));
+    earlier.be(Mood::Denies);
+    let old = Stored(customer("globex"), DataKeyId::random(), stored.2.clone());
+    assert!(matches!(old.open(&keys).await, Err(KmsError::Denied(_))));
+    tokio::time::sleep(ms(800)).await;
+    assert_eq!(standing(&keys, 1), Standing::Works, "probed by what was wrapped before");
+    // And the KMS key that wraps it now is probed by it.
+    current.be(Mood::Denies);
+    let cold = Stored(customer("globex"), DataKeyId::random(), moved);
+    assert!(matches!(cold.open(&keys).await, Err(KmsError::Denied(_))));
+    until("the denial was not established", || standing(&keys, 0) == Standing::Denied).await;
+    assert!(!stored.is_warm(&keys));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cold_start_of_five_hundred_customers_is_five_hundred_calls_and_no_storm() {
     let kms = Told::new("one");
