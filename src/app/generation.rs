@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::audit::{self, PublicKey, Sink};
+use crate::audit::{self, Anchor, PublicKey, Sink};
 use crate::store::{Store, StoreError};
 
 /// How often the store is asked.
@@ -50,13 +50,22 @@ impl Generation {
     }
 
     /// Whether the newest anchor of the audit, signed with this store's own key, saw more writes than the store
-    /// has; what to say then.
+    /// has, or whether the audit has no such anchor although the store `knows` one; what to say then.
     pub(super) fn behind(
         &self,
         sink: &mut dyn Sink,
         key: PublicKey,
+        knows: Option<&Anchor>,
     ) -> Result<Option<String>, audit::AuditError> {
         let newest = audit::newest_anchor(sink)?.filter(|anchor| anchor.is_signed_by(key));
+        if let (None, Some(known)) = (&newest, knows) {
+            return Ok(Some(format!(
+                "the store has an audit with an anchor of {}, and the file here has none of it: without it nobody can \
+                 tell an older copy of the store from the newest. Put the audit back, or start with \
+                 `relay run --accept-older-store`",
+                known.time()
+            )));
+        }
         let has = self.shown.load(Ordering::Relaxed);
         Ok(newest.filter(|anchor| anchor.generation() > has).map(|anchor| {
             format!(

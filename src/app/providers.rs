@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::generation::Generation;
-use super::{StartError, failed};
+use super::{StartError, failed, note};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 #[cfg(feature = "azure")]
@@ -130,9 +130,10 @@ pub(super) fn open_sink(config: &Config) -> Result<Box<dyn Sink>, StartError> {
     })
 }
 
-/// Opens the audit with the store's own signing key, and keeps each anchor in the store.
+/// Opens the audit with the store's own signing key, and keeps each anchor in the store. Only an audit that is
+/// kept in a file is missed when it is gone.
 pub(super) async fn open_log(
-    mut sink: Box<dyn Sink>,
+    (mut sink, kept_in_file): (Box<dyn Sink>, bool),
     config: &Config,
     keys: &DataKeys,
     store: &Arc<dyn Store>,
@@ -146,14 +147,17 @@ pub(super) async fn open_log(
     }
     let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
     let generation = Generation::of(store).await.map_err(failed("[store]"))?;
+    let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
+    let newest = newest.and_then(|line| Anchor::parse(&line));
+    let known = newest.as_ref().filter(|anchor| kept_in_file && anchor.is_signed_by(signer.public_key()));
     // Before the log is opened: its first anchor would say that all is as it should be.
-    if let Some(why) = generation.behind(&mut *sink, signer.public_key()).map_err(failed("[audit] path"))? {
+    let behind = generation.behind(&mut *sink, signer.public_key(), known).map_err(failed("[audit] path"))?;
+    if let Some(why) = &behind {
         if !accept_older {
-            return Err(StartError { what: "[store] path", why });
+            return Err(StartError { what: "[store] path", why: why.clone() });
         }
         tracing::warn!(why, "an older store is accepted, as asked");
     }
-    let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
     let (kept, handle) = (store.clone(), control.clone());
     let on_anchor = move |anchor: Anchor| {
         let line = Bytes::copy_from_slice(anchor.as_bytes());
@@ -164,10 +168,13 @@ pub(super) async fn open_log(
     let setup = Setup {
         durability: config.audit.durability,
         signer,
-        newest: newest.and_then(|line| Anchor::parse(&line)),
+        newest,
         generation: generation.shown(),
         on_anchor: Box::new(on_anchor),
     };
-    let log = Log::open(sink, setup).map_err(failed("[audit] path"))?;
-    Ok((Arc::new(log), generation))
+    let log = Arc::new(Log::open(sink, setup).map_err(failed("[audit] path"))?);
+    if let Some(why) = behind {
+        note(&log.chain(), &format!("--accept-older-store: {why}")).await.map_err(failed("[audit] path"))?;
+    }
+    Ok((log, generation))
 }

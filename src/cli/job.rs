@@ -18,14 +18,21 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
 /// How often a line is said where there is no terminal.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// Follows the job that a call began, or found under way, to its end.
+/// Follows the job that a call began, or found under way, to its end. One of the kind `same` that was found is as
+/// good as one begun; another is not what was asked for.
 ///
 /// # Errors
 /// As the admin API answers; if another job is under way; if something could not be moved.
-pub(super) async fn watch(context: &mut Context, target: &Target, begun: &Value) -> Result<(), Failure> {
+pub(super) async fn watch(
+    context: &mut Context,
+    target: &Target,
+    begun: &Value,
+    same: Option<&str>,
+) -> Result<(), Failure> {
     let mut job = begun.get("job").cloned().unwrap_or_default();
     let id = text(&job, "id").to_owned();
-    if begun.get("begun").and_then(Value::as_bool) != Some(true) {
+    let other = begun.get("begun").and_then(Value::as_bool) != Some(true);
+    if other {
         context.say("a job is under way already; this is its progress, and nothing new was begun");
     }
     let bar = std::io::stderr().is_terminal().then(bar);
@@ -52,6 +59,9 @@ pub(super) async fn watch(context: &mut Context, target: &Target, begun: &Value)
     match context.format {
         Format::Json => context.json(&job)?,
         Format::Text => context.line(&line(&job))?,
+    }
+    if other && same != Some(text(&job, "kind")) {
+        return Err(Failure::failed("another job was under way, and this one was not begun: ask again"));
     }
     match number(&job, "left") {
         0 => Ok(()),

@@ -17,6 +17,9 @@ use super::current::{Generation, IssuerKeys};
 use super::set::{Algorithm, JwksError, KeySet, LARGEST_DOCUMENT};
 use super::source::{Address, Source};
 
+/// Between two tries while there is no set at all: relay is of no use until one succeeds.
+const LONGEST_RETRY: Duration = Duration::from_secs(4);
+
 /// How often, how soon, how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -29,7 +32,7 @@ pub struct Times {
     /// Between two readings that requests cause, and before a failed one is tried again: 30 s.
     pub floor: Duration,
     /// Before the first failed reading is tried again while there is no set at all; then twice as long each
-    /// time up to the floor: 1 s.
+    /// time up to [`LONGEST_RETRY`]: 1 s.
     pub first_retry: Duration,
     /// How long a set serves when no newer one can be read: 24 h.
     pub stale: Duration,
@@ -142,7 +145,7 @@ impl Follower {
                 began + self.times.floor
             } else {
                 let pause = retry;
-                retry = (retry * 2).min(self.times.floor);
+                retry = (retry * 2).min(LONGEST_RETRY);
                 Instant::now() + pause
             };
             if let Some(expires) = keys.expires(self.times.stale).filter(|_| !good) {
@@ -191,11 +194,12 @@ impl Follower {
             }
             Err((why, emptied)) => {
                 if keys.failed(why.clone()) {
-                    tracing::warn!(
-                        issuer,
-                        why,
-                        "the issuer's keys cannot be read; the last good ones serve on"
-                    );
+                    let serves = if keys.current().is_some() {
+                        "the last good ones serve on"
+                    } else {
+                        "there are none yet, and its tokens are refused until there are"
+                    };
+                    tracing::warn!(issuer, why, "the issuer's keys cannot be read; {serves}");
                 }
                 (self.told)(News::Failed);
                 if emptied && keys.emptied() {

@@ -299,6 +299,27 @@ fn a_store_older_than_its_own_audit_is_refused_until_that_is_accepted() {
     // Accepted once, it is the store.
     rig.start();
     assert_eq!(rig.get(&path, &token).status, 200, "the older copy serves what was disabled since");
+    let noted = |record: &Value| record["note"].as_str().unwrap_or_default().contains("--accept-older-store");
+    assert_eq!(
+        rig.audit().iter().filter(|record| noted(record)).count(),
+        1,
+        "that it was accepted is recorded"
+    );
+
+    // Without the audit that the store knows, nobody could tell.
+    rig.stop();
+    std::fs::remove_file(rig.audit_path()).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let options = Options::default();
+    let told = runtime.block_on(start_with(rig.config(), options, runtime.handle().clone())).map(|_| ());
+    let told = told.expect_err("it starts without its audit").to_string();
+    assert!(told.contains("--accept-older-store") && told.contains("none of it"), "{told}");
+    let options = Options { accept_older_store: true, ..Options::default() };
+    let running = runtime.block_on(start_with(rig.config(), options, runtime.handle().clone())).unwrap();
+    runtime.block_on(running.stop());
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    rig.start();
+    assert!(rig.audit().iter().any(noted), "that it was accepted is recorded");
 }
 
 #[test]
