@@ -144,8 +144,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
-    let kept_in_file = sink.is_none() && config.audit.path.is_some();
-    let sink = (sink.map_or_else(|| open_sink(&config), Ok)?, kept_in_file);
+    let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;

@@ -123,10 +123,11 @@ pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result
     }
 }
 
-pub(super) fn open_sink(config: &Config) -> Result<Box<dyn Sink>, StartError> {
+/// Where the audit goes, and whether it is still there at the next start.
+pub(super) fn open_sink(config: &Config) -> Result<(Box<dyn Sink>, bool), StartError> {
     Ok(match &config.audit.path {
-        Some(path) => Box::new(FileSink::open(path).map_err(failed("[audit] path"))?),
-        None => Box::new(MemorySink::default()),
+        Some(path) => (Box::new(FileSink::open(path).map_err(failed("[audit] path"))?), true),
+        None => (Box::new(MemorySink::default()), false),
     })
 }
 
