@@ -175,7 +175,8 @@ def transit(folder: Path) -> tuple:
             assert there_already.code == 400, there_already
     name = f"relay-{secrets.token_hex(4)}"
     bao(f"transit/keys/{name}", {"derived": True})
-    policy = Path("README.md").read_text().split("```hcl\n")[1].split("```")[0]
+    blocks = Path("README.md").read_text().split("```text\n")
+    policy = next(block for block in blocks if block.startswith('path "transit/')).split("```")[0]
     bao(f"sys/policies/acl/{name}", {"policy": policy.replace('/relay"', f'/{name}"').replace("/relay/", f"/{name}/")})
     bao(f"auth/approle/role/{name}", {"token_ttl": "20s", "token_policies": [name]})
     role = bao(f"auth/approle/role/{name}/role-id")["data"]["role_id"]

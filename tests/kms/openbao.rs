@@ -74,7 +74,7 @@ impl Bao {
     /// The name of a new key. The engine may have been mounted by another test.
     async fn key(&self, derived: bool) -> String {
         let _ = self.call(Method::POST, "sys/mounts/transit", json!({ "type": "transit" })).await;
-        let name = format!("relay-{}", &DataKeyId::random().to_string()[..8]);
+        let name = format!("relay-{}", DataKeyId::random());
         self.post(&format!("transit/keys/{name}"), json!({ "derived": derived })).await;
         name
     }
@@ -104,8 +104,8 @@ impl Bao {
     /// The policy that README.md has, for this key; its name is the key's.
     async fn policy(&self, key: &str) {
         let readme = include_str!("../../README.md");
-        let policy =
-            readme.split("```hcl\n").nth(1).expect("README.md has a policy").split("```").next().unwrap();
+        let policy = readme.split("```text\n").find(|block| block.starts_with("path \"transit/"));
+        let policy = policy.expect("README.md has a policy").split("```").next().unwrap();
         let policy = policy.replace("/relay\"", &format!("/{key}\"")).replace("/relay/", &format!("/{key}/"));
         self.post(&format!("sys/policies/acl/{key}"), json!({ "policy": policy })).await;
     }
