@@ -32,7 +32,7 @@ pub struct Times {
     /// Between two readings that requests cause, and before a failed one is tried again: 30 s.
     pub floor: Duration,
     /// Before the first failed reading is tried again while there is no set at all; then twice as long each
-    /// time up to [`LONGEST_RETRY`]: 1 s.
+    /// time up to `LONGEST_RETRY`: 1 s.
     pub first_retry: Duration,
     /// How long a set serves when no newer one can be read: 24 h.
     pub stale: Duration,
