@@ -36,7 +36,10 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
     let body = json!({ "from": from }).to_string().into_bytes();
     let path = format!("/v1/integrations/{}/rebind", name.as_str());
     let begun = target.call(Method::POST, &path, Some(body)).await?;
-    job::watch(context, &target, &begun, None).await?;
+    let job = job::watch(context, &target, &begun, None).await?;
+    if job::moved(&job) == 0 {
+        context.say("nothing was moved: no secret is sealed for what --from says, or all were moved before");
+    }
     context.say("only secrets sealed for all that --from says are moved: `relay secret list` shows the rest");
     Ok(())
 }

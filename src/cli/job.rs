@@ -18,7 +18,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
 /// How often a line is said where there is no terminal.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// Follows the job that a call began, or found under way, to its end. One of the kind `same` that was found is as
+/// Follows the job that a call began, or found under way, to its end, and tells it as it was then. One of the kind `same` that was found is as
 /// good as one begun; another is not what was asked for.
 ///
 /// # Errors
@@ -28,7 +28,7 @@ pub(super) async fn watch(
     target: &Target,
     begun: &Value,
     same: Option<&str>,
-) -> Result<(), Failure> {
+) -> Result<Value, Failure> {
     let mut job = begun.get("job").cloned().unwrap_or_default();
     let id = text(&job, "id").to_owned();
     let other = begun.get("begun").and_then(Value::as_bool) != Some(true);
@@ -64,11 +64,16 @@ pub(super) async fn watch(
         return Err(Failure::failed("another job was under way, and this one was not begun: ask again"));
     }
     match number(&job, "left") {
-        0 => Ok(()),
+        0 => Ok(job),
         left => Err(Failure::failed(format!(
             "{left} could not be moved and stay as they were; the log names them"
         ))),
     }
+}
+
+/// How much it moved.
+pub(super) fn moved(job: &Value) -> u64 {
+    number(job, "moved")
 }
 
 /// A job on one line.

@@ -155,7 +155,9 @@ pub fn main(environment: Vec<(String, String)>) -> u8 {
     match dispatch(&mut context, line.command) {
         Ok(code) => code,
         Err(failure) => {
-            context.say(&format!("relay: {failure}"));
+            if failure.exit != Exit::Ok {
+                context.say(&format!("relay: {failure}"));
+            }
             failure.exit as u8
         }
     }
@@ -201,6 +203,14 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
     }
 }
 
+/// Stdout takes no more. A reader that has gone, as `head` does, has had enough: no failure of the command.
+fn unsaid(error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::new(Exit::Ok, "the reader has gone"),
+        _ => Failure::failed(error),
+    }
+}
+
 const fn ok((): ()) -> u8 {
     Exit::Ok as u8
 }
@@ -227,7 +237,7 @@ impl Context {
     /// # Errors
     /// If stdout takes no more.
     pub fn line(&mut self, text: &str) -> Result<(), Failure> {
-        writeln!(self.out, "{text}").map_err(Failure::failed)
+        writeln!(self.out, "{text}").map_err(|error| unsaid(&error))
     }
 
     /// One JSON value as data.
@@ -235,7 +245,7 @@ impl Context {
     /// # Errors
     /// If stdout takes no more.
     pub fn json(&mut self, value: &Value) -> Result<(), Failure> {
-        writeln!(self.out, "{value:#}").map_err(Failure::failed)
+        writeln!(self.out, "{value:#}").map_err(|error| unsaid(&error))
     }
 
     /// One line of talk.

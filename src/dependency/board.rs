@@ -60,6 +60,10 @@ impl Board {
         let (name, cause) = (dependency.as_str(), cause.unwrap_or_default());
         match (before, state) {
             (None, None) => {}
+            // Before anything was found wrong: at a start, what is asked for the first time has no answer yet.
+            (None, Some(state)) if cause.is_empty() => {
+                tracing::info!(dependency = name, state = state.as_str(), "a dependency is waited for");
+            }
             (_, Some(state)) => {
                 tracing::error!(
                     dependency = name,

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::summary::rfc3339_or_null;
 use super::{STORE_WIDE, SealError, Sealer};
+use crate::kms::cached::DataKeys;
 use crate::model::DataKeyId;
+use crate::store::{Store, StoreError};
 
 /// Customers read at once.
 const PAGE: usize = 256;
@@ -52,56 +54,65 @@ struct Count {
 }
 
 impl Sealer {
-    /// Goes over all data keys. A KMS that does not answer tells no newest version, and nothing else is missing.
+    /// As [`inventory`].
     ///
     /// # Errors
     /// `Store`.
     pub async fn inventory(&self) -> Result<Inventory, SealError> {
-        let mut counts: BTreeMap<(usize, &'static str, String, Option<String>), Count> = BTreeMap::new();
-        let mut unknown = 0;
-        let mut note = |wrapped: &[u8], id: Option<DataKeyId>| match self.keys.wrapped_by(wrapped) {
-            Ok(by) => {
-                let count = counts.entry((by.place, by.provider, by.key, by.version)).or_default();
-                let Some(id) = id else {
-                    count.store_keys += 1;
-                    return;
-                };
-                count.data_keys += 1;
-                let made = id.made_at().map(|millis| millis / 1000);
-                count.oldest = [count.oldest, made].into_iter().flatten().min();
-                count.newest = count.newest.max(made);
-            }
-            Err(_) => unknown += 1,
-        };
-        let mut after = None;
-        loop {
-            let page = self.store.upkeep().customers(after.as_ref(), PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.clone());
-            for customer in &page {
-                for (id, wrapped) in self.store.upkeep().data_keys(customer).await? {
-                    note(&wrapped, Some(id));
-                }
-            }
-        }
-        for name in STORE_WIDE {
-            if let Some(wrapped) = self.store.meta(name).await? {
-                note(&wrapped, None);
-            }
-        }
-        let wrapping = self.keys.wrapping().await.ok();
-        let now = wrapping.map(|by| (by.place, by.provider, by.key, by.version));
-        if let Some(now) = &now {
-            counts.entry(now.clone()).or_default();
-        }
-        let keys = counts.into_iter().map(|(place, count)| {
-            let wraps_now = now.as_ref() == Some(&place);
-            let (_, provider, key, version) = place;
-            let Count { data_keys, store_keys, oldest, newest } = count;
-            KmsKeyUse { provider, key, version, wraps_now, data_keys, store_keys, oldest, newest }
-        });
-        let mut keys: Vec<KmsKeyUse> = keys.collect();
-        keys.sort_by_key(|key| !key.wraps_now);
-        Ok(Inventory { keys, unknown })
+        Ok(inventory(&*self.store, &self.keys).await?)
     }
+}
+
+/// Goes over all data keys of `store`, which `keys` may open or not. A KMS that does not answer tells no newest
+/// version, and nothing else is missing.
+///
+/// # Errors
+/// The store's own.
+pub async fn inventory(store: &dyn Store, keys: &DataKeys) -> Result<Inventory, StoreError> {
+    let mut counts: BTreeMap<(usize, &'static str, String, Option<String>), Count> = BTreeMap::new();
+    let mut unknown = 0;
+    let mut note = |wrapped: &[u8], id: Option<DataKeyId>| match keys.wrapped_by(wrapped) {
+        Ok(by) => {
+            let count = counts.entry((by.place, by.provider, by.key, by.version)).or_default();
+            let Some(id) = id else {
+                count.store_keys += 1;
+                return;
+            };
+            count.data_keys += 1;
+            let made = id.made_at().map(|millis| millis / 1000);
+            count.oldest = [count.oldest, made].into_iter().flatten().min();
+            count.newest = count.newest.max(made);
+        }
+        Err(_) => unknown += 1,
+    };
+    let mut after = None;
+    loop {
+        let page = store.upkeep().customers(after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        for customer in &page {
+            for (id, wrapped) in store.upkeep().data_keys(customer).await? {
+                note(&wrapped, Some(id));
+            }
+        }
+    }
+    for name in STORE_WIDE {
+        if let Some(wrapped) = store.meta(name).await? {
+            note(&wrapped, None);
+        }
+    }
+    let wrapping = keys.wrapping().await.ok();
+    let now = wrapping.map(|by| (by.place, by.provider, by.key, by.version));
+    if let Some(now) = &now {
+        counts.entry(now.clone()).or_default();
+    }
+    let uses = counts.into_iter().map(|(place, count)| {
+        let wraps_now = now.as_ref() == Some(&place);
+        let (_, provider, key, version) = place;
+        let Count { data_keys, store_keys, oldest, newest } = count;
+        KmsKeyUse { provider, key, version, wraps_now, data_keys, store_keys, oldest, newest }
+    });
+    let mut uses: Vec<KmsKeyUse> = uses.collect();
+    uses.sort_by_key(|key| !key.wraps_now);
+    Ok(Inventory { keys: uses, unknown })
 }

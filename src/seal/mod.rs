@@ -35,7 +35,7 @@ use crate::secret::{DataKey, Field, Secret};
 use crate::store::{Expected, SecretRow, Store, StoreError};
 
 pub use intake::NewSecret;
-pub use inventory::{Inventory, KmsKeyUse};
+pub use inventory::{Inventory, KmsKeyUse, inventory};
 pub use rebind::Was;
 pub use summary::{Listing, Summary, Version, Versions};
 

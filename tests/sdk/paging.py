@@ -150,7 +150,7 @@ def project(base: str, n: int) -> dict:
 
 def main() -> int:
     program, modules = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]).resolve()
-    octokit_at(modules)
+    node_at(modules, "paging.mjs")
     with tempfile.TemporaryDirectory(prefix="relay-paging-") as name:
         folder = Path(name)
         ca, certificate = identity(folder)
@@ -267,9 +267,10 @@ def control(modules: Path, base: str, token: str, hub: Vendor) -> None:
     print(f"control: without rewrite {leaked} requests go round relay with the caller's token")
 
 
-def octokit_at(modules: Path) -> None:
+def node_at(modules: Path, script: str) -> None:
+    """The SDKs for Node and a script that uses them, in a folder outside the sources."""
     modules.mkdir(parents=True, exist_ok=True)
-    for file in ("package.json", "package-lock.json", "paging.mjs"):
+    for file in ("package.json", "package-lock.json", script):
         shutil.copy(HERE / file, modules / file)
     installed = modules / "node_modules" / ".package-lock.json"
     if installed.exists() and installed.stat().st_mtime > (HERE / "package-lock.json").stat().st_mtime:
@@ -286,7 +287,7 @@ def identity(folder: Path) -> tuple:
     openssl = lambda *words: subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
     openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=paging")
     openssl("req", *new[:-2], "-keyout", "key.pem", "-out", "leaf.csr", "-subj", "/CN=localhost")
-    (folder / "leaf.cnf").write_text("subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
+    (folder / "leaf.cnf").write_text("subjectAltName=DNS:localhost,DNS:*.my.localhost\nbasicConstraints=CA:FALSE\n")
     openssl(
         "x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
         "-extfile", "leaf.cnf", "-out", "cert.pem",

@@ -6,6 +6,7 @@
 
 mod around;
 mod finding;
+mod held;
 mod issuers;
 mod parts;
 
@@ -59,7 +60,10 @@ async fn examine(context: &mut Context, file: &Path, control: &Handle) -> (Findi
     let mut around = around::Around::default();
     let ring = parts::keys(&config, &mut findings).await;
     let store = parts::store(&config, &here, control, &mut findings).await;
-    parts::audit(&config, &here, (store, ring), control, (&mut around, &mut findings)).await;
+    let keys = ring.map(|ring| held::Keys::of(ring, control));
+    let held = held::keys_in_use(&here, (store.as_deref(), keys.as_ref()), &mut findings).await;
+    let keys = keys.filter(|_| held);
+    parts::audit(&config, &here, (store.as_deref(), keys.as_ref()), (&mut around, &mut findings)).await;
     parts::disk(&config, &mut findings);
     around::listeners(&config, &here, &mut findings).await;
     let runs = matches!(here, Here::Runs(_));

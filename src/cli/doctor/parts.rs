@@ -15,16 +15,16 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::Here;
 use super::around::Around;
 use super::finding::Findings;
+use super::held::Keys;
+use super::{Here, held};
 use crate::admin;
 use crate::app::providers::{AUDIT_KEY, open_keyring, open_store};
 use crate::audit::{self, Anchor, PublicKey, Signer};
 use crate::clock;
 use crate::config::{Config, StoreChoice};
 use crate::kms::KmsError;
-use crate::kms::cached::DataKeys;
 use crate::kms::keyring::Keyring;
 use crate::model::{Customer, DataKeyId};
 use crate::store::Store;
@@ -32,8 +32,8 @@ use crate::store::Store;
 /// How long the KMS may take.
 const CALL: Duration = Duration::from_secs(15);
 /// The largest audit that is verified whole, and the piece at the end of a larger one.
-const WHOLE: u64 = 64 << 20;
-const TAIL: u64 = 4 << 20;
+pub(super) const WHOLE: u64 = 64 << 20;
+pub(super) const TAIL: u64 = 4 << 20;
 /// Free space below which it is told, and below which writes will soon fail.
 const LITTLE: u64 = 1 << 30;
 const LEAST: u64 = 64 << 20;
@@ -165,17 +165,16 @@ type Trust = (Option<PublicKey>, Option<Anchor>);
 pub(super) async fn audit(
     config: &Config,
     here: &Here,
-    (store, ring): (Option<Arc<dyn Store>>, Option<Keyring>),
-    control: &Handle,
+    (store, keys): (Option<&dyn Store>, Option<&Keys>),
     (around, findings): (&mut Around, &mut Findings),
 ) {
     let check = "audit";
     let Some(path) = &config.audit.path else { return };
     let shown = path.display();
     // Before the file is opened: a relay that still writes must not look as if its file had been cut.
-    let trust = match (here, store, ring) {
+    let trust = match (here, store, keys) {
         (Here::Runs(target), ..) => by_relay(target).await,
-        (_, Some(store), Some(ring)) => by_store(store.as_ref(), ring, control).await,
+        (_, Some(store), Some(keys)) => by_store(store, keys).await,
         _ => Ok((None, None)),
     };
     let (key, newest) = match trust {
@@ -204,6 +203,9 @@ pub(super) async fn audit(
         }
     };
     let size = file.metadata().map(|data| data.len()).unwrap_or_default();
+    if let (Some(store), Some(key)) = (store, key) {
+        held::age(store, path, key, findings).await;
+    }
     let judged = if size <= WHOLE {
         whole(file, key, newest.as_ref())
     } else {
@@ -228,11 +230,10 @@ async fn by_relay(target: &crate::cli::target::Target) -> Result<Trust, String> 
     Ok((key, newest.and_then(|line| Anchor::parse(line.as_bytes()))))
 }
 
-async fn by_store(store: &dyn Store, ring: Keyring, control: &Handle) -> Result<Trust, String> {
+async fn by_store(store: &dyn Store, keys: &Keys) -> Result<Trust, String> {
     let meta = async |name: &'static str| store.meta(name).await.map_err(|error| error.to_string());
     let Some(wrapped) = meta(AUDIT_KEY).await? else { return Ok((None, None)) };
-    let keys = DataKeys::new(ring, 1, control.clone());
-    let opened = keys.named(AUDIT_KEY, Some(&wrapped)).await;
+    let opened = keys.data.named(AUDIT_KEY, Some(&wrapped)).await;
     let (seed, _) = opened.map_err(|error| format!("the store's signing key: {error}"))?;
     let signer = Signer::from_seed(&seed).map_err(|error| error.to_string())?;
     let newest = meta(admin::ANCHOR).await?;
@@ -249,22 +250,8 @@ fn whole(file: File, key: Option<PublicKey>, newest: Option<&Anchor>) -> Result<
 }
 
 /// Of a large file only the end: its newest anchor is relay's, and not older than the one that is known.
-fn tail(
-    mut file: File,
-    size: u64,
-    key: Option<PublicKey>,
-    newest: Option<&Anchor>,
-) -> Result<String, String> {
-    let unread = |error: std::io::Error| error.to_string();
-    file.seek(SeekFrom::Start(size.saturating_sub(TAIL))).map_err(unread)?;
-    let mut found: Option<Anchor> = None;
-    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
-        let line = line.map_err(unread)?;
-        // The first line has no beginning.
-        if number > 0 {
-            found = Anchor::parse(&line).or(found);
-        }
-    }
+fn tail(file: File, size: u64, key: Option<PublicKey>, newest: Option<&Anchor>) -> Result<String, String> {
+    let found = newest_anchor(file, size.saturating_sub(TAIL)).map_err(|error| error.to_string())?;
     let found = found.ok_or("there is no anchor in its last 4 MiB")?;
     if key.is_some_and(|key| !found.is_signed_by(key)) {
         return Err("its newest anchor is not signed with the store's key".to_owned());
@@ -273,6 +260,16 @@ fn tail(
         return Err("it was cut: the store knows a newer anchor".to_owned());
     }
     Ok(format!("sealed until {}; too large to be verified whole here", found.time()))
+}
+
+/// The last anchor at or behind the byte `from`, where a line may begin or not.
+pub(super) fn newest_anchor(mut file: File, from: u64) -> std::io::Result<Option<Anchor>> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut found = None;
+    for line in BufReader::new(file).split(b'\n') {
+        found = Anchor::parse(&line?).or(found);
+    }
+    Ok(found)
 }
 
 /// Whether there is space for the store and the audit.

@@ -53,6 +53,9 @@ const REACH: &[(&str, &[Provider])] = &[
     ("ca_file", &[Provider::Azure, Provider::Transit]),
 ];
 
+/// A new key file opens nothing that an old one sealed.
+const KEY_FILE: &str = "put the store's own key file there; only for a store that does not exist yet, make one with `relay init`";
+
 /// Reads `[keys]`.
 pub(super) fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<Read> {
     let table = section(written, root, "keys", "nothing could be sealed");
@@ -65,7 +68,19 @@ pub(super) fn keys(written: &mut Written<'_>, root: &Table<'_>) -> Option<Read> 
         let fix = "write { provider = \"local\", file = \"old.key\" }";
         let shown = "previous of [keys]".to_owned();
         let Some(table) = written.member(shown, "keys.previous", member, fix) else { continue };
-        previous.extend(kms_key(written, &table).map(|(key, _)| key));
+        let Some((key, previous_file)) = kms_key(written, &table) else { continue };
+        let file = current.as_ref().and_then(|(_, file)| file.as_ref());
+        if let (Some(file), Some(again)) = (file, &previous_file)
+            && file.value == again.value
+        {
+            let message = "previous of [keys] names the same file as [keys] file".to_owned();
+            written.findings.error(
+                &again.place,
+                message,
+                "leave it away: every key of one file is tried already",
+            );
+        }
+        previous.push(key);
     }
     let (current, file) = current?;
     let shown = shown.unwrap_or_default();
@@ -112,7 +127,7 @@ fn kms_key(written: &mut Written<'_>, table: &Table<'_>) -> Option<(KmsKey, Opti
     match provider {
         Provider::Local => {
             let file = written.path(table, "file", "relay.key")?;
-            written.expect_file("[keys] file", &file.value, &file.place, "make it with `relay init`");
+            written.expect_file("[keys] file", &file.value, &file.place, KEY_FILE);
             Some((KmsKey::Local { file: file.value.clone() }, Some(file)))
         }
         Provider::Aws => aws(written, table).map(|key| (key, None)),

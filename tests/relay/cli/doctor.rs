@@ -119,7 +119,7 @@ fn one_thing_that_is_wrong_is_found_with_what_to_do() {
     let key = kept("relay.key");
     std::fs::remove_file(home.path("relay.key")).unwrap();
     relay::kms::local::Local::create(&home.path("relay.key")).map(|_| ()).unwrap();
-    fails(&home, "audit", "signing key");
+    fails(&home, "keys", "no configured KMS key wrapped");
     std::fs::write(home.path("relay.key"), "nonsense\n").unwrap();
     let (code, answer) = asked(&home);
     assert_eq!((code, of(&answer, "keys")[0].0.as_str()), (Some(1), "fail"), "{answer:#}");
@@ -128,6 +128,65 @@ fn one_thing_that_is_wrong_is_found_with_what_to_do() {
 
     edit(&home, "relay.toml", |text| text.replacen("[server]", "[sevrer]", 1));
     fails(&home, "configuration", "is invalid");
+}
+
+#[test]
+fn a_key_line_that_is_still_in_use_is_missed_running_and_stopped() {
+    let mut home = Home::new();
+    home.run();
+    home.add("acme");
+    let whole = std::fs::read_to_string(home.path("relay.key")).unwrap();
+    let other = home.path("other.key");
+    relay::kms::local::Local::create(&other).map(|_| ()).unwrap();
+    let other = std::fs::read_to_string(other).unwrap();
+
+    std::fs::write(home.path("relay.key"), format!("{other}{whole}")).unwrap();
+    let (code, answer) = asked(&home);
+    assert_eq!(code, Some(0), "{answer:#}");
+    assert!(
+        of(&answer, "keys").iter().any(|(verdict, found)| verdict == "warn" && found.contains("another key"))
+    );
+
+    std::fs::write(home.path("relay.key"), &other).unwrap();
+    let (code, answer) = asked(&home);
+    assert_eq!(code, Some(1), "{answer:#}");
+    let keys = of(&answer, "keys");
+    assert!(
+        keys.iter().any(|(verdict, found)| verdict == "fail" && found.contains("no longer configured")),
+        "{keys:?}"
+    );
+    assert_eq!(home.terminate(), Some(0));
+    fails(&home, "keys", "no configured KMS key wrapped");
+    std::fs::write(home.path("relay.key"), whole).unwrap();
+    assert_eq!(asked(&home).0, Some(0), "all is well again");
+}
+
+#[test]
+fn a_store_that_relay_would_not_start_with_is_an_older_copy() {
+    let mut home = Home::new();
+    home.run();
+    home.add("acme");
+    assert_eq!(home.terminate(), Some(0));
+    let (store, older) = (home.path("relay.db"), home.path("older.db"));
+    let copied = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    copied(&store, &older);
+    home.run();
+    home.add("acme");
+    assert_eq!(home.terminate(), Some(0));
+    std::fs::rename(&store, home.path("newer.db")).unwrap();
+    copied(&older, &store);
+    let (code, answer) = asked(&home);
+    assert_eq!(code, Some(1), "{answer:#}");
+    let found = of(&answer, "store");
+    assert!(
+        found.iter().any(|(verdict, found)| verdict == "fail" && found.contains("an older copy")),
+        "{found:?}"
+    );
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(home.path("newer.db"), &store).unwrap();
+    assert_eq!(asked(&home).0, Some(0), "the newer one is well");
 }
 
 #[test]
