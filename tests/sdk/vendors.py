@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Callable
+from urllib.parse import parse_qs
 
 import anthropic
+import jwt
 import notion_client
 import pyairtable
 import sendgrid
@@ -32,7 +34,11 @@ import requests
 import simple_salesforce
 import telegram
 import twilio.rest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from github import Auth, Github
+from google.oauth2.credentials import Credentials
+from googleapiclient.discovery import build
 from openai import OpenAI
 from slack_sdk import WebClient
 from telegram.request import HTTPXRequest
@@ -43,6 +49,7 @@ from paging import Vendor, identity, node_at
 MESSAGE = {"role": "user", "content": "hello through relay"}
 ACCOUNT = "AC" + "0" * 32
 ACCESS = "AKIAIOSFODNN7EXAMPLE"
+ROBOT = "robot@project.iam.gserviceaccount.com"
 UPLOAD = 8 << 20
 NODE = Path(sys.argv[2]).resolve()
 
@@ -62,7 +69,7 @@ class Recorder(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         for (method, pattern), answer in self.server.table.items():
             if method == self.command and re.fullmatch(pattern, path):
-                return self.answer(200, answer)
+                return self.answer(200, answer() if callable(answer) else answer)
         self.answer(404, {"error": {"message": f"there is no {self.command} {path} here"}})
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = serve
@@ -93,7 +100,9 @@ class Case:
     settings: str = ""
     # The field that is the credential.
     key: str = "token"
-    # What the vendor is told of instead of one fixed origin.
+    # How it is made.
+    make: Callable[[], str] = lambda: "sk-" + secrets.token_urlsafe(30)
+    # Where the vendor is; `settings` may say {port}, too.
     upstream: str = "https://localhost:{port}"
     # A listener of its own, which the SDK cannot do without: the start of its address.
     door: str = ""
@@ -219,6 +228,38 @@ def use_s3_in_node(base: str, token: str) -> str:
     return in_node("s3", base, token, str(UPLOAD))
 
 
+def use_google(base: str, token: str) -> str:
+    endpoint = {"api_endpoint": f"{base}/drive/v3/"}
+    service = build("drive", "v3", credentials=Credentials(token), client_options=endpoint, static_discovery=True)
+    for _ in range(3):
+        assert service.files().list(pageSize=2).execute()["files"][0]["id"] == "f1"
+    return "files listed, by a service account whose key the SDK never had"
+
+
+def private_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*form).decode()
+
+
+MINTED = []
+
+
+def minted() -> dict:
+    MINTED.append("ya29." + secrets.token_urlsafe(40))
+    return {"access_token": MINTED[-1], "expires_in": 3599, "token_type": "Bearer"}
+
+
+def by_service_account(request: tuple, credential: str) -> bool:
+    _, path, headers, body = request
+    if path != "/token":
+        return headers.get("Authorization") == f"Bearer {MINTED[-1]}" and len(MINTED) == 1
+    given = parse_qs(body.decode())
+    key = serialization.load_pem_private_key(credential.encode(), None).public_key()
+    claims = jwt.decode(given["assertion"][0], key, algorithms=["RS256"], options={"verify_aud": False})
+    return claims["iss"] == ROBOT and given["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
+
+
 COMPLETION = "".join(
     "data: " + json.dumps({
         "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m",
@@ -262,9 +303,15 @@ CASES = [
     Case("airtable", BEARER, use_airtable, {
         ("GET", "/v0/app1/tbl1"): {"records": [{"id": "rec1", "createdTime": "2026-01-01T00:00:00Z", "fields": {}}]},
     }, bearer),
+    Case("google", '{ header = "authorization", value = "Bearer {access_token}" }', use_google, {
+        ("POST", "/token"): minted, ("GET", "/drive/v3/files"): {"files": [{"id": "f1"}]},
+    }, by_service_account, {"client_email": ROBOT}, key="private_key", make=private_key, settings=(
+        'oauth2 = { grant = "jwt_bearer", token = "https://localhost:{port}/token", assertion = { '
+        'algorithm = "RS256", issuer = "{client_email}", scope = "drive", key = "{private_key}" } }\n'
+        "fields = { client_email = { secret = false }, private_key = {} }\n")),
     Case("salesforce", BEARER, use_salesforce, {
         ("GET", "/services/data/v[0-9.]+/query/"): {"totalSize": 1, "done": True, "records": [{"Id": "1"}]},
-    }, bearer, {"instance": "acme"}, door="https://localhost", upstream="https://{{instance}}.my.localhost:{port}",
+    }, bearer, {"instance": "acme"}, door="https://localhost", upstream="https://{instance}.my.localhost:{port}",
          settings='fields = { instance = { secret = false, match = "[a-z0-9-]{2,40}" }, token = {} }\n'),
     Case("stripe_node", BEARER, use_stripe_in_node, {
         ("POST", "/v1/customers"): CUSTOMER,
@@ -291,7 +338,7 @@ def main() -> int:
         for case in CASES:
             vendors[case.name] = Vendor(certificate, Recorder)
             vendors[case.name].table = case.table
-        credentials = {case.name: "sk-" + secrets.token_urlsafe(30) for case in CASES}
+        credentials = {case.name: case.make() for case in CASES}
         try:
             doors = {case.name: free_port() for case in CASES if case.door}
             added, token = set_up(relay, folder, vendors, credentials, doors)
@@ -317,8 +364,9 @@ def set_up(relay: Relay, folder: Path, vendors: dict, credentials: dict, doors: 
         "[server]\n",
         f'[server]\ntls = {{ certificate = "{folder}/cert.pem", key = "{folder}/key.pem" }}\n', 1)
     for case in CASES:
-        upstream = case.upstream.format(port=vendors[case.name].server_port)
-        text += f'[integrations.{case.name}]\nupstream = "{upstream}"\n{case.settings}'
+        port = str(vendors[case.name].server_port)
+        upstream, settings = (told.replace("{port}", port) for told in (case.upstream, case.settings))
+        text += f'[integrations.{case.name}]\nupstream = "{upstream}"\n{settings}'
         if case.inject:
             text += f"inject = [{case.inject}]\n"
         if case.door:
