@@ -14,7 +14,6 @@ macro_rules! entries {
 pub(super) const ENTRIES: &[Entry] = entries![
     "adyen_management",
     "airtable",
-    "algolia",
     "amplitude",
     "anthropic",
     "asana",
@@ -60,6 +59,7 @@ pub(super) const ENTRIES: &[Entry] = entries![
     "gocardless",
     "google_calendar",
     "google_drive",
+    "google_drive_service_account",
     "google_sheets",
     "groq",
     "harvest",
@@ -103,7 +103,6 @@ pub(super) const ENTRIES: &[Entry] = entries![
     "replicate",
     "resend",
     "salesforce",
-    "segment",
     "sendgrid",
     "sentry",
     "shopify",

@@ -149,7 +149,19 @@ impl Walk<'_> {
         if shape.keys.is_empty() {
             let below = format!("{pattern}.*");
             for (name, value) in in_order(entries) {
-                self.table(&format!("{path}.{}", bare(name)), &below, value.get_ref().as_table());
+                match value.get_ref().as_table() {
+                    Some(entries) => self.table(&format!("{path}.{}", bare(name)), &below, Some(entries)),
+                    None => {
+                        let origin = self.origin(value.span().start);
+                        let (table, key) = (path.to_owned(), bare(name));
+                        self.found.push(Setting {
+                            table,
+                            key,
+                            value: plain(value.get_ref(), &below),
+                            origin,
+                        });
+                    }
+                }
             }
             return;
         }
@@ -194,8 +206,11 @@ impl Walk<'_> {
             return Some((value, Origin::Variable { name: variable.to_owned() }));
         }
         let Some(entry) = entry else { return default(pattern, key).map(|value| (value, Origin::Default)) };
-        let value = masked(kind, plain(entry.get_ref(), &format!("{pattern}.{key}")));
-        Some((value, self.origin(entry.span().start)))
+        let value = plain(entry.get_ref(), &format!("{pattern}.{key}"));
+        let origin = self.origin(entry.span().start);
+        // What the catalogue says is no secret.
+        let value = if matches!(origin, Origin::Catalog { .. }) { value } else { masked(kind, value) };
+        Some((value, origin))
     }
 
     fn origin(&self, at: usize) -> Origin {
