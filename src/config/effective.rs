@@ -120,7 +120,8 @@ pub(super) fn settings(
     name: &str,
     text: &str,
 ) -> Vec<Setting> {
-    let mut walk = Walk { overrides, findings, name, text, found: Vec::new() };
+    let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+    let mut walk = Walk { overrides, findings, name, ends, found: Vec::new() };
     for (key, _) in keys::shape("").map(|shape| shape.keys).unwrap_or_default() {
         match document.get(*key).map(Spanned::get_ref) {
             Some(DeValue::Array(members)) => {
@@ -138,7 +139,8 @@ struct Walk<'a> {
     overrides: &'a Overrides,
     findings: &'a Findings,
     name: &'a str,
-    text: &'a str,
+    /// Where lines end.
+    ends: Vec<usize>,
     found: Vec<Setting>,
 }
 
@@ -217,8 +219,7 @@ impl Walk<'_> {
         if let Some(entry) = self.findings.entry_at(at) {
             return Origin::Catalog { entry: entry.to_owned() };
         }
-        let before = self.text.get(..at).unwrap_or_default();
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let line = self.ends.partition_point(|end| *end < at) + 1;
         Origin::File { file: self.name.to_owned(), line }
     }
 }

@@ -105,7 +105,7 @@ pub fn examine(
     environment: &[(String, String)],
     files: Files,
 ) -> (Option<Config>, Report) {
-    let (config, report, _) = judge(text, name, folder, environment, files);
+    let (config, report, _) = judge(text, name, folder, environment, files, false);
     (config, report)
 }
 
@@ -127,7 +127,7 @@ pub fn effective(
     folder: &Path,
     environment: &[(String, String)],
 ) -> (Vec<Setting>, Report) {
-    let (_, report, settings) = judge(text, name, folder, environment, Files::Optional);
+    let (_, report, settings) = judge(text, name, folder, environment, Files::Optional, true);
     (settings, report)
 }
 
@@ -143,6 +143,7 @@ fn judge(
     folder: &Path,
     environment: &[(String, String)],
     files: Files,
+    effective: bool,
 ) -> (Option<Config>, Report, Vec<Setting>) {
     let mut findings = Findings::on(text);
     let (mut document, torn) = document::parse(text, &mut findings);
@@ -150,7 +151,9 @@ fn judge(
     let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref()).collect();
     let mut overrides = environment::Overrides::collect(environment, &names, &mut findings);
     let unsettled = entry::settle(document.get_mut(), &mut overrides, &mut findings);
-    let settings = effective::settings(document.get_ref(), &overrides, &findings, name, text);
+    let settings = effective
+        .then(|| effective::settings(document.get_ref(), &overrides, &findings, name, text))
+        .unwrap_or_default();
     let mut written =
         Written { findings, overrides, torn, unsettled, incomplete: false, folder, files, environment };
     let config = usable::config(&mut written, document.get_ref());
