@@ -20,6 +20,7 @@
 //! | [`listen`] | the doors: accept, TLS, workers, the gate, HTTP/1.1 and HTTP/2 connections, limits, drain |
 //! | [`admin`], [`cli`] | the operators' API and the command line |
 //! | [`config`] | relay.toml: what was written becomes what is usable, or every error at once |
+//! | [`catalog`] | what vendors document about their APIs, for `use = "catalog:NAME"` |
 //! | [`app`] | the switchboard: a [`config::Config`] becomes a running relay |
 //! | [`framing`] | how HTTP/1.1 is framed, read strictly, for both sides |
 //! | [`model`], [`secret`], [`clock`], [`metrics`] | the words everything else is said in |
@@ -36,6 +37,7 @@
 pub mod admin;
 pub mod app;
 pub mod audit;
+pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -5,6 +5,7 @@
 
 pub mod audit;
 mod audit_command;
+mod catalog;
 pub mod check;
 mod customer;
 pub mod dev;
@@ -18,6 +19,7 @@ mod job;
 mod key;
 mod launch;
 pub mod process;
+mod prompt;
 pub mod run;
 pub mod secret;
 pub mod target;
@@ -76,6 +78,9 @@ enum Command {
         /// The configuration
         #[arg(value_name = "FILE", default_value = "relay.toml")]
         file: PathBuf,
+        /// Print what holds in the end, each value with where it comes from; secrets are not shown
+        #[arg(long)]
+        effective: bool,
     },
     /// Writes a first configuration and its keys: relay init --local-issuer
     Init {
@@ -98,6 +103,9 @@ enum Command {
     /// Works on integrations
     #[command(subcommand)]
     Integration(integration::Command),
+    /// Shows the vendors that relay knows: relay catalog list
+    #[command(subcommand)]
+    Catalog(catalog::Command),
     /// Mints and reads callers' tokens
     #[command(subcommand)]
     Token(token_command::Command),
@@ -178,13 +186,14 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
             env::run(&context.whereabouts(), shape, &mut context.out).map(ok)
         }
         Command::Run { config, accept_older_store } => run::run(context, &config, accept_older_store).map(ok),
-        Command::Check { file } => {
+        Command::Check { file, effective } => {
             let format = match context.format {
                 Format::Json => check::Format::Json,
                 Format::Text if context.fancy() => check::Format::Fancy,
                 Format::Text => check::Format::Plain,
             };
-            Ok(check::run(&file, format, &context.environment, &mut context.out, &mut context.err))
+            let run = if effective { check::effective } else { check::run };
+            Ok(run(&file, format, &context.environment, &mut context.out, &mut context.err))
         }
         Command::Init { dir, local_issuer } => {
             let key = |path: &std::path::Path| {
@@ -196,6 +205,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
         Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
         Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
+        Command::Catalog(command) => catalog::run(context, command).map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Doctor { config } => doctor::run(context, &config),

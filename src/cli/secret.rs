@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
 use super::target::{Target, Which};
-use super::{Context, Format};
+use super::{Context, Format, prompt};
 use crate::model::Members;
 
 /// Fields of 64 KiB, escaped, and room for several.
@@ -131,7 +131,11 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
     match command {
         Command::Add { customer, integration, label, expires_at, value, which } => {
             let target = Target::find(context, &which)?;
-            let fields = value.read(context)?;
+            let known = target.integrations.iter().find(|known| known.name.as_str() == integration);
+            let fields = match known {
+                Some(known) if value.is_asked_for() => prompt::fields(context, &known.fields)?,
+                _ => value.read(context)?,
+            };
             let mut body = serde_json::Map::new();
             body.insert("customer".into(), customer.into());
             body.insert("integration".into(), integration.into());
@@ -286,6 +290,12 @@ fn path(id: &str, action: &str) -> Result<String, Failure> {
 type Fields = BTreeMap<String, Zeroizing<String>>;
 
 impl ValueFrom {
+    /// Whether a person at a terminal is asked.
+    fn is_asked_for(&self) -> bool {
+        let told = self.from_file.is_some() || self.from_env.is_some() || self.field.is_some();
+        !told && std::io::stdin().is_terminal()
+    }
+
     fn read(&self, context: &mut Context) -> Result<Fields, Failure> {
         let text = self.text(context)?;
         if self.field.is_none() && text.trim_start().starts_with('{') {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Context;
 use super::exit::{Exit, Failure};
-use crate::config;
+use crate::config::{self, Integration};
 use crate::net::fetch::{FetchError, FetchRequest, Fetched, fetch};
 use crate::secret::Secret;
 
@@ -33,6 +33,8 @@ pub struct Target {
     token: Secret,
     /// The audit file, if it was found through a relay.toml.
     pub audit: Option<PathBuf>,
+    /// Its integrations, if it was found through a relay.toml.
+    pub integrations: Vec<Integration>,
 }
 
 impl Target {
@@ -49,7 +51,12 @@ impl Target {
                 let address = address.trim_end_matches('/');
                 let address =
                     if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-                Ok(Self { address, token: Secret::new(token.into_bytes()), audit: None })
+                Ok(Self {
+                    address,
+                    token: Secret::new(token.into_bytes()),
+                    audit: None,
+                    integrations: Vec::new(),
+                })
             }
             (None, None) if Path::new("relay.toml").exists() => {
                 Self::from_file(context, Path::new("relay.toml"))
@@ -66,7 +73,12 @@ impl Target {
         let loaded = config::load(file, &context.environment).map_err(|report| context.invalid(&report))?;
         let config = loaded.config;
         let address = format!("http://{}", config.server.admin_listen);
-        Ok(Self { address, token: config.admin.token, audit: config.audit.path })
+        Ok(Self {
+            address,
+            token: config.admin.token,
+            audit: config.audit.path,
+            integrations: config.integrations,
+        })
     }
 
     /// One call; a refusal becomes the error it names.

@@ -64,6 +64,11 @@ impl Overrides {
         Some((found.variable.clone(), found.value.clone()))
     }
 
+    /// As [`Overrides::take`], without counting as asked for.
+    pub(super) fn peek(&self, path: &str) -> Option<(&str, &str)> {
+        self.found.get(path).map(|found| (found.variable.as_str(), found.value.as_str()))
+    }
+
     /// Reports the variables that no section asked for.
     pub(super) fn report_unused(&self, findings: &mut Findings) {
         for unused in self.found.values().filter(|o| !o.used) {

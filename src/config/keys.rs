@@ -154,6 +154,7 @@ pub(super) const SHAPES: &[Shape] = &[
         path: "integrations.*",
         shown: "[integrations.NAME]",
         keys: &[
+            ("use", Scalar),
             ("upstream", Scalar),
             ("listen", Scalar),
             ("host", Scalar),
@@ -184,7 +185,13 @@ pub(super) const SHAPES: &[Shape] = &[
     Shape {
         path: "integrations.*.fields.*",
         shown: "[integrations.NAME.fields.FIELD]",
-        keys: &[("label", Scalar), ("secret", Scalar), ("scrub", Scalar)],
+        keys: &[
+            ("label", Scalar),
+            ("help", Scalar),
+            ("example", Scalar),
+            ("secret", Scalar),
+            ("scrub", Scalar),
+        ],
     },
     Shape {
         path: "integrations.*.timeout",

@@ -6,7 +6,10 @@
 //! that weakens.
 
 mod callers;
+mod defaults;
 mod document;
+pub mod effective;
+mod entry;
 mod environment;
 mod fetched;
 mod keys;
@@ -32,10 +35,12 @@ use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
 pub use callers::{Algorithm, CallerKeys, Callers, Claim, JwksAddress, JwksToken};
+pub use effective::Setting;
 pub use keys::known as known_keys;
 pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use report::{Finding, Report, Severity};
+pub use suggest::nearest;
 
 use report::{Findings, Place};
 use rule::Rule;
@@ -86,11 +91,7 @@ pub fn examine_file(path: &Path, environment: &[(String, String)], files: Files)
     let folder = path.parent().unwrap_or(Path::new("."));
     match read(path) {
         Ok(text) => examine(&text, &name, folder, environment, files),
-        Err((message, fix)) => {
-            let mut findings = Findings::default();
-            findings.error(&Place::File, message, fix);
-            (None, findings.report(&name, ""))
-        }
+        Err(wrong) => (None, unread(&name, wrong)),
     }
 }
 
@@ -104,14 +105,60 @@ pub fn examine(
     environment: &[(String, String)],
     files: Files,
 ) -> (Option<Config>, Report) {
+    let (config, report, _) = judge(text, name, folder, environment, files, false);
+    (config, report)
+}
+
+/// As [`examine_file`], but for what holds in the end instead of the configuration: nothing if there is an
+/// error.
+pub fn effective_file(path: &Path, environment: &[(String, String)]) -> (Vec<Setting>, Report) {
+    let name = path.display().to_string();
+    let folder = path.parent().unwrap_or(Path::new("."));
+    match read(path) {
+        Ok(text) => effective(&text, &name, folder, environment),
+        Err(wrong) => (Vec::new(), unread(&name, wrong)),
+    }
+}
+
+/// As [`effective_file`], for `text`.
+pub fn effective(
+    text: &str,
+    name: &str,
+    folder: &Path,
+    environment: &[(String, String)],
+) -> (Vec<Setting>, Report) {
+    let (_, report, settings) = judge(text, name, folder, environment, Files::Optional, true);
+    (settings, report)
+}
+
+fn unread(name: &str, (message, fix): (String, &'static str)) -> Report {
     let mut findings = Findings::default();
-    let (document, torn) = document::parse(text, &mut findings);
+    findings.error(&Place::File, message, fix);
+    findings.report(name, "")
+}
+
+fn judge(
+    text: &str,
+    name: &str,
+    folder: &Path,
+    environment: &[(String, String)],
+    files: Files,
+    effective: bool,
+) -> (Option<Config>, Report, Vec<Setting>) {
+    let mut findings = Findings::on(text);
+    let (mut document, torn) = document::parse(text, &mut findings);
     let names = document.get_ref().get("integrations").and_then(|table| table.get_ref().as_table());
     let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref()).collect();
-    let overrides = environment::Overrides::collect(environment, &names, &mut findings);
-    let mut written = Written { findings, overrides, torn, incomplete: false, folder, files, environment };
+    let mut overrides = environment::Overrides::collect(environment, &names, &mut findings);
+    let unsettled = entry::settle(document.get_mut(), &mut overrides, &mut findings);
+    let settings = effective
+        .then(|| effective::settings(document.get_ref(), &overrides, &findings, name, text))
+        .unwrap_or_default();
+    let mut written =
+        Written { findings, overrides, torn, unsettled, incomplete: false, folder, files, environment };
     let config = usable::config(&mut written, document.get_ref());
-    (config, written.findings.report(name, text))
+    let settings = if written.findings.has_errors() { Vec::new() } else { settings };
+    (config, written.findings.report(name, text), settings)
 }
 
 fn read(path: &Path) -> Result<String, (String, &'static str)> {
@@ -282,8 +329,21 @@ pub struct FieldSetting {
     pub spec: FieldSpec,
     /// What to call it when asking a person.
     pub label: String,
+    /// Where a person finds it: an `https://` address.
+    pub help: Option<String>,
+    /// What it looks like; never a whole one of a secret.
+    pub example: Option<String>,
     /// Whether values under 8 bytes are taken, unscrubbed (`scrub = "off_danger"`).
     pub scrub_off_danger: bool,
+}
+
+impl FieldSetting {
+    /// How to ask a person for it: `Bot token, such as xoxb-...; see https://...`
+    pub fn asked(&self) -> String {
+        let example = self.example.as_ref().map(|example| format!(", such as {example}"));
+        let help = self.help.as_ref().map(|help| format!("; see {help}"));
+        format!("{}{}{}", self.label, example.unwrap_or_default(), help.unwrap_or_default())
+    }
 }
 
 /// Where a credential goes: one header and how its value is built.

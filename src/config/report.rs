@@ -176,9 +176,37 @@ impl std::error::Error for Report {}
 pub(super) struct Findings {
     found: Vec<(Severity, Place, String, Option<String>)>,
     masks: Vec<Range<usize>>,
+    lent: Vec<Lent>,
+    end: usize,
+}
+
+/// A catalogue entry that is read as if it stood behind the text.
+struct Lent {
+    bytes: Range<usize>,
+    entry: &'static str,
+    place: Place,
 }
 
 impl Findings {
+    /// On a text of so many bytes.
+    pub(super) fn on(text: &str) -> Self {
+        Self { end: text.len(), ..Self::default() }
+    }
+
+    /// Numbers the bytes of a catalogue entry behind everything so far, and returns the first. What is found
+    /// in them is told at `place`, where the entry is used.
+    pub(super) fn lend(&mut self, entry: &'static str, place: &Place, length: usize) -> usize {
+        let base = self.end + 1;
+        self.end = base + length;
+        self.lent.push(Lent { bytes: base..self.end, entry, place: place.clone() });
+        base
+    }
+
+    /// The catalogue entry in which byte `at` stands, if it does not stand in the text.
+    pub(super) fn entry_at(&self, at: usize) -> Option<&'static str> {
+        self.lent.iter().find(|lent| lent.bytes.contains(&at)).map(|lent| lent.entry)
+    }
+
     /// Notes an error.
     pub(super) fn error(&mut self, place: &Place, message: impl Into<String>, fix: impl Into<String>) {
         self.push(Severity::Error, place, message.into(), fix.into());
@@ -189,14 +217,23 @@ impl Findings {
         self.push(Severity::Warning, place, message.into(), fix.into());
     }
 
-    fn push(&mut self, severity: Severity, place: &Place, message: String, fix: String) {
+    fn push(&mut self, severity: Severity, place: &Place, mut message: String, fix: String) {
         let fix = Some(fix).filter(|f| !f.is_empty());
+        let mut place = place.clone();
+        if let Place::Bytes(bytes) = &place
+            && let Some(lent) = self.lent.iter().find(|lent| lent.bytes.contains(&bytes.start))
+        {
+            message.push_str(" (from catalog:");
+            message.push_str(lent.entry);
+            message.push(')');
+            place = lent.place.clone();
+        }
         if self.found.len() < MOST {
-            self.found.push((severity, place.clone(), message, fix));
+            self.found.push((severity, place, message, fix));
         } else if severity == Severity::Error && !self.has_errors() {
             // Dropped warnings lose nothing; a dropped first error would let a wrong file pass.
             self.found.pop();
-            self.found.push((severity, place.clone(), message, fix));
+            self.found.push((severity, place, message, fix));
         }
     }
 

@@ -4,7 +4,7 @@
 
 /// The candidate nearest to `word`, if it is near enough to be a slip of the fingers: one edit per three
 /// letters, at least one. Of equally near ones the first.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A longer word is no slip, and its distance would cost time that its author chooses.
     if word.len() > 64 {
         return None;

@@ -77,6 +77,8 @@ pub(super) struct Written<'a> {
     pub(super) overrides: Overrides,
     /// Whether the text is no valid TOML, so that what seems missing may only be unread.
     pub(super) torn: bool,
+    /// The integrations whose `use` means nothing, so that what they seem to lack may be the entry's.
+    pub(super) unsettled: Vec<String>,
     /// Whether a value stands outside the text and could not be had, under [`Files::Optional`].
     pub(super) incomplete: bool,
     pub(super) folder: &'a Path,
@@ -294,7 +296,11 @@ impl<'a> Written<'a> {
 
     /// Reports that `key` is not there, at the table's header. Quiet where the text could not be read.
     pub(super) fn missing(&mut self, table: &Table<'_>, key: &str, fix: &str) {
-        if !self.torn && table.exists() && !table.misspells(key) {
+        let unsettled = table
+            .path
+            .strip_prefix("integrations.")
+            .is_some_and(|name| self.unsettled.iter().any(|n| n == name));
+        if !self.torn && !unsettled && table.exists() && !table.misspells(key) {
             self.findings.error(&table.place, format!("{} has no {key}", table.shown), fix);
         }
     }

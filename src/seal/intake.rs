@@ -51,8 +51,8 @@ pub(super) fn declared(
     for setting in settings {
         let name = &setting.spec.name;
         let at = given.iter().position(|(given, _)| given == name);
-        let (_, value) =
-            at.map(|at| given.swap_remove(at)).ok_or_else(|| invalid(name.as_str(), "it is missing"))?;
+        let missing = || invalid(name.as_str(), format!("it is missing: {}", setting.asked()));
+        let (_, value) = at.map(|at| given.swap_remove(at)).ok_or_else(missing)?;
         check_value(value.expose()).map_err(|why| invalid(name.as_str(), why.0))?;
         if setting.spec.secret && !setting.scrub_off_danger && value.len() < SHORTEST_SCRUBBED {
             let why = "it is under 8 bytes, too short to be scrubbed from answers: give a longer one, or set \

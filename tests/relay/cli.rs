@@ -1,5 +1,7 @@
 //! Temp folders, the real binary, a real TLS vendor.
 
+/// The catalogue, and what holds in the end.
+mod catalog;
 /// `relay doctor`.
 mod doctor;
 

@@ -64,8 +64,9 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
         "secret" => Some(vec!["model", "clock"]),
         // `net` is open to the other tools; a configuration names the audit's durability and what a KMS
         // is told and how long its keys are held; a reply is a refusal's; the table of dependencies says
-        // refusals' codes.
-        "config" => with(&["net", "audit", "kms"]),
+        // refusals' codes. The catalogue is text that the configuration reads like relay.toml.
+        "config" => with(&["net", "audit", "kms", "catalog"]),
+        "catalog" => Some(vec![]),
         "reply" | "dependency" => with(&["net", "refusal"]),
         "envelope" | "kms" | "store" | "jwks" | "audit" | "metrics" | "refusal" => with(&["net"]),
         "net" => with(&[]),

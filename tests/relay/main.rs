@@ -32,6 +32,8 @@ mod audit_path;
 mod callers;
 /// The hunt finds a leak when there is one, and there is none.
 mod canary;
+/// The catalogue: every entry is good, and an integration's own keys stand over it.
+mod catalog;
 /// The command line as a person and a script use it, by the real binary.
 mod cli;
 /// Compressed, partial and framed answers, on the wire; what vouches for their bytes.

@@ -99,6 +99,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         fields: vec![FieldSetting {
             spec: FieldSpec { name: field, secret: true },
             label: "API key".to_owned(),
+            help: None,
+            example: None,
             scrub_off_danger: false,
         }],
         inject: vec![Placement { header: AUTHORIZATION, value: Template::parse("Bearer {token}")? }],

@@ -34,7 +34,9 @@ pub(super) fn fields(written: &mut Written<'_>, integration: &Table<'_>) -> Vec<
 fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
     let name = FieldName::parse("token").ok()?;
     let spec = FieldSpec { name, secret: true };
-    Some((FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false }, place.clone()))
+    let label = "Token".to_owned();
+    let field = FieldSetting { spec, label, help: None, example: None, scrub_off_danger: false };
+    Some((field, place.clone()))
 }
 
 fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> FieldSetting {
@@ -53,5 +55,40 @@ fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> Field
         let message = format!("{} is not secret, so it is never scrubbed anyway", table.shown);
         written.findings.warning(&table.place_of("scrub"), message, "leave scrub away");
     }
-    FieldSetting { spec: FieldSpec { name, secret }, label, scrub_off_danger }
+    let help = help(written, table);
+    let example = example(written, table, secret);
+    FieldSetting { spec: FieldSpec { name, secret }, label, help, example, scrub_off_danger }
+}
+
+/// An address that is printed in a terminal, and may become a link on a page.
+fn help(written: &mut Written<'_>, table: &Table<'_>) -> Option<String> {
+    let given = written.text(table, "help")?;
+    let plain = given.value.bytes().all(|b| (0x21..0x7f).contains(&b) && !b"\"'<>\\`".contains(&b));
+    let host =
+        given.value.strip_prefix("https://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    if host.is_empty() || host.contains('@') || !plain || given.value.len() > 300 {
+        let message = format!("{} help is no https:// address of at most 300 bytes", table.shown);
+        let fix = "write where a person finds the value: help = \"https://vendor.example/settings/keys\"";
+        written.findings.error(&given.place, message, fix);
+        return None;
+    }
+    Some(given.value)
+}
+
+/// An example of a secret that is whole may be somebody's, so one that is not cut off is not quoted either.
+fn example(written: &mut Written<'_>, table: &Table<'_>, secret: bool) -> Option<String> {
+    let given = written.text(table, "example")?;
+    let whole = secret && !given.value.contains("...");
+    if whole {
+        written.mask(&given.place);
+        let message = format!("{} example of a secret must be cut off visibly", table.shown);
+        written.findings.error(&given.place, message, "write how it begins: example = \"xoxb-...\"");
+        return None;
+    }
+    if given.value.is_empty() || given.value.len() > 80 || given.value.chars().any(char::is_control) {
+        let message = format!("{} example is 1 to 80 bytes without control characters", table.shown);
+        written.findings.error(&given.place, message, "write what a value looks like");
+        return None;
+    }
+    Some(given.value)
 }

@@ -28,8 +28,13 @@ use super::{customer, spec};
 const CANARY: &str = "xoxb-canary-5d1f0c77";
 
 fn target(name: &str, origin: &str) -> SealTarget {
-    let field =
-        FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false };
+    let field = FieldSetting {
+        spec: spec("token", true),
+        label: "Token".to_owned(),
+        help: None,
+        example: None,
+        scrub_off_danger: false,
+    };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),

@@ -23,7 +23,13 @@ use super::{customer, spec};
 const CANARY: &str = "xoxb-canary-9f31c0de";
 
 fn setting(name: &str, secret: bool, scrub_off_danger: bool) -> FieldSetting {
-    FieldSetting { spec: spec(name, secret), label: name.to_owned(), scrub_off_danger }
+    FieldSetting {
+        spec: spec(name, secret),
+        label: name.to_owned(),
+        help: None,
+        example: None,
+        scrub_off_danger,
+    }
 }
 
 fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
