@@ -105,7 +105,7 @@ async fn relay(
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, head).await?;
     let mut opened = record::open(trail, grant).await?;
-    gather(trail, &opened, body).await?;
+    gather(trail, &opened, head, body).await?;
     let mut again = false;
     let answer = loop {
         let line = connect(&worker.pool, &opened, again).await?;

@@ -5,11 +5,15 @@
 //! slowly holds neither. Every other integration's body streams past. What must never enter: plaintext; a
 //! limit that nobody stated.
 
+mod fit;
+mod member;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -19,18 +23,31 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::authorize::Grant;
 use crate::stage::record::{Opened, Trail};
 
+pub(super) use fit::unfit;
+pub(super) use member::{Joint, joint};
+
 /// Counts the body from here on and, where the integration needs it whole, collects it: `body` is then in
 /// memory, without trailers. What the app had still to send after a refusal is left in `body`.
 ///
 /// # Errors
 /// `body_too_large`: at once where the length is told, else as soon as the limit is passed.
-/// `request_malformed` for a body that breaks off or stands still for the idle time; `secret_disabled`,
+/// `request_malformed` for a body that breaks off or stands still for the idle time, and for one that the
+/// credential cannot be put into; `secret_disabled`,
 /// `secret_not_found` if the secret is revoked meanwhile.
-pub async fn gather(trail: &Trail, opened: &Opened, body: &mut Outgoing) -> Result<(), Refusal> {
+pub async fn gather(
+    trail: &Trail,
+    opened: &Opened,
+    head: &Parts,
+    body: &mut Outgoing,
+) -> Result<(), Refusal> {
     trail.uploads(body.meter());
-    let Some(most) = opened.grant().route().collects else { return Ok(()) };
+    let route = opened.grant().route();
+    let Some(most) = route.collects else { return Ok(()) };
+    fit::head(&route.placements, &head.headers, body.is_end_stream())?;
     // Boxed, so that a request that streams does not carry the room for it.
-    *body = Outgoing::whole(Box::pin(collected(opened.grant(), body, most)).await?);
+    let collected = Box::pin(collected(opened.grant(), body, most)).await?;
+    fit::body(&route.placements, &collected)?;
+    *body = Outgoing::whole(collected);
     Ok(())
 }
 
