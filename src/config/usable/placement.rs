@@ -198,6 +198,7 @@ fn named(written: &mut Written<'_>, table: &Table<'_>, kind: &str) -> Option<Giv
         "form" if plain => Ok(Where::Form(name)),
         // A cookie's name is a token, as a header's is (RFC 6265 section 4.1.1).
         "cookie" if plain && HeaderName::from_bytes(name.as_bytes()).is_ok() => Ok(Where::Cookie(name)),
+        "cookie" => Err("it is letters, digits, - and _"),
         _ => Err("it is 1 to 128 visible ASCII characters"),
     };
     match at {
@@ -258,6 +259,12 @@ fn template(
             return None;
         }
     };
+    if template.fields().is_empty() && key == "path" {
+        written.mask(&given.place);
+        let message = format!("{}: this path has no field in it", table.shown);
+        written.findings.error(&given.place, message, "write a fixed path behind upstream");
+        return None;
+    }
     if template.fields().is_empty() {
         return literal(written, table, sensitive, &given, template).map(|template| (template, given.place));
     }
