@@ -23,8 +23,8 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::authorize::Grant;
 use crate::stage::record::{Opened, Trail};
 
-pub(super) use fit::unfit;
-pub(super) use member::{Joint, joint};
+pub use fit::unfit;
+pub use member::{Joint, joint};
 
 /// Counts the body from here on and, where the integration needs it whole, collects it: `body` is then in
 /// memory, without trailers. What the app had still to send after a refusal is left in `body`.

@@ -61,7 +61,7 @@ pub(super) fn body(placements: &[Placement], body: &[u8]) -> Result<(), Refusal>
 }
 
 /// A body that a credential cannot be put into.
-pub(super) fn unfit(why: &'static str) -> Refusal {
+pub fn unfit(why: &'static str) -> Refusal {
     let detail = format!(
         "This integration puts the credential into a JSON body, and this is none that it fits: {why}."
     );

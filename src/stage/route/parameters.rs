@@ -14,7 +14,7 @@ pub fn values<'a>(text: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> 
 /// `text` without the parameters that have one of these names.
 pub fn without(text: &[u8], names: &[&str]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(text.len());
-    let (mut at, mut is_first) = (0, true);
+    let (mut at, mut is_first) = (0_usize, true);
     for piece in pieces(text) {
         let separator = at.checked_sub(1).and_then(|before| text.get(before));
         at += piece.len() + 1;

@@ -8,6 +8,7 @@ use http::HeaderName;
 use http::header::AUTHORIZATION;
 
 use crate::config::{FieldSetting, Placement, Where};
+use crate::model::FieldName;
 
 /// One place that may carry the caller's token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,8 @@ impl Slot {
     /// The places whose template holds a secret field (DESIGN section 5). A body is none: it has not come yet
     /// when the token is read.
     pub fn all_of(placements: &[Placement], fields: &[FieldSetting]) -> Vec<Self> {
-        let is_secret = |name| !fields.iter().any(|field| field.spec.name == *name && !field.spec.secret);
+        let is_secret =
+            |name: &FieldName| !fields.iter().any(|field| field.spec.name == *name && !field.spec.secret);
         let carriers =
             placements.iter().filter(|placement| placement.value.fields().into_iter().any(is_secret));
         let slot = |placement: &Placement| match &placement.at {
