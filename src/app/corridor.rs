@@ -7,14 +7,14 @@ use http::HeaderValue;
 use tokio::runtime::Handle;
 
 use super::{StartError, failed};
-use crate::config::{Config, Integration};
+use crate::config::{Config, Integration, Placement};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
 use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
 use crate::stage::limits::Rate;
-use crate::stage::route::{Route, Routes};
+use crate::stage::route::{Route, Routes, Slot};
 use crate::stage::scrub::Surroundings;
 
 pub(super) fn routes(
@@ -64,6 +64,8 @@ fn route(
         own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
+        slots: Slot::all_of(&integration.inject, &integration.fields),
+        collects: integration.inject.iter().any(Placement::is_in_body).then_some(integration.body_limit),
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),
         deny: integration.deny.clone(),
@@ -72,6 +74,7 @@ fn route(
         ranges: integration.ranges,
         websocket: integration.websocket,
         rewrite_json: integration.rewrite_json,
+        default_secret: integration.default_secret,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
         rate: integration.rate.map(Rate::new),

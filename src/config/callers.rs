@@ -122,7 +122,7 @@ impl fmt::Display for Claim {
 }
 
 /// RFC 6901 section 4: `~1` is a slash, then `~0` is a tilde.
-fn unescaped(step: &str) -> Option<String> {
+pub(super) fn unescaped(step: &str) -> Option<String> {
     let plain = step.replace("~1", "").replace("~0", "");
     (!plain.contains('~')).then(|| step.replace("~1", "/").replace("~0", "~"))
 }

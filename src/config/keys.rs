@@ -174,12 +174,22 @@ pub(super) const SHAPES: &[Shape] = &[
             ("rewrite", Compound),
             ("on_reflect", Scalar),
             ("rate", Scalar),
+            ("body_limit", Scalar),
+            ("default_secret", Scalar),
         ],
     },
     Shape {
         path: "integrations.*.inject",
         shown: "inject of [integrations.NAME]",
-        keys: &[("header", Scalar), ("value", Scalar)],
+        keys: &[
+            ("header", Scalar),
+            ("query", Scalar),
+            ("path", Scalar),
+            ("cookie", Scalar),
+            ("json", Scalar),
+            ("form", Scalar),
+            ("value", Scalar),
+        ],
     },
     Shape { path: "integrations.*.fields", shown: "[integrations.NAME.fields]", keys: &[] },
     Shape {
@@ -258,8 +268,8 @@ pub(super) fn meant(path: &str, key: &str) -> (String, String) {
     let owners: Vec<&str> = SHAPES
         .iter()
         .filter(|shape| shape.path != path && shape.keys.iter().any(|(name, _)| *name == key))
-        // What a list of tables repeats from its parent is its parent's.
-        .filter(|shape| shape.path != "keys.previous")
+        // What a list of tables repeats from its parent is its parent's; a place is no setting.
+        .filter(|shape| !matches!(shape.path, "keys.previous" | "integrations.*.inject"))
         .map(|shape| shape.shown)
         .collect();
     if !owners.is_empty() {

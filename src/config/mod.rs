@@ -15,6 +15,7 @@ mod fetched;
 mod keys;
 mod kms;
 mod listen;
+pub mod placement;
 mod report;
 pub mod rule;
 mod suggest;
@@ -27,7 +28,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::audit::Durability;
@@ -39,12 +39,12 @@ pub use effective::Setting;
 pub use keys::known as known_keys;
 pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
+pub use placement::{Placement, Where};
 pub use report::{Finding, Report, Severity};
 pub use suggest::nearest;
 
 use report::{Findings, Place};
 use rule::Rule;
-use template::Template;
 use written::Written;
 
 /// Whether what the text points to must be there.
@@ -318,8 +318,12 @@ pub struct Integration {
     pub rewrite_json: bool,
     /// What happens when the credential is found in an answer.
     pub on_reflect: OnReflect,
+    /// Whether a request that names no secret is given the customer's only one (`default_secret = "only"`).
+    pub default_secret: bool,
     /// Requests per customer and second, with a burst of as many; `None` is unlimited.
     pub rate: Option<u32>,
+    /// The most bytes of a request's body that are collected, where a placement or a signature needs it: 1 MiB.
+    pub body_limit: usize,
 }
 
 /// One field of an integration's secrets.
@@ -344,15 +348,6 @@ impl FieldSetting {
         let help = self.help.as_ref().map(|help| format!("; see {help}"));
         format!("{}{}{}", self.label, example.unwrap_or_default(), help.unwrap_or_default())
     }
-}
-
-/// Where a credential goes: one header and how its value is built.
-#[derive(Debug, Clone)]
-pub struct Placement {
-    /// The header.
-    pub header: HeaderName,
-    /// Its value.
-    pub value: Template,
 }
 
 /// `timeout = { connect, first_byte, idle }`

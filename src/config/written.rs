@@ -24,6 +24,13 @@ pub(super) struct Given<T> {
     pub(super) place: Place,
 }
 
+impl<T> Given<T> {
+    /// The same place with what `make` makes of the value.
+    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Given<U> {
+        Given { value: make(self.value), place: self.place }
+    }
+}
+
 /// One table of the document, or the place where it would be.
 pub(super) struct Table<'d> {
     /// How to name it to people: `[integrations.slack]`.

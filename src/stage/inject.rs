@@ -4,8 +4,10 @@
 //! is put in, and nothing is removed after it. What must never enter: the caller's token, a `Relay-*`
 //! field, a field that a vendor could read as an injected one.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+mod content;
+mod render;
+mod target;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
@@ -13,18 +15,22 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use zeroize::Zeroizing;
 
-use crate::config::Placement;
-use crate::config::template::{Part, Template};
-use crate::envelope::check_value;
-use crate::model::FieldName;
+use crate::config::{Placement, Where};
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
 use crate::stage::authenticate::{Token, is_slot, without_tokens};
+use crate::stage::authorize::Grant;
 use crate::stage::coding;
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
 use crate::stage::unseal::Credential;
+
+use content::Content;
+use render::{Rendered, joined, render};
+use target::Target;
+
+pub use target::Echo;
 
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
@@ -32,18 +38,21 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 pub struct Armed {
     request: Request<Outgoing>,
     planted: Planted,
+    /// The app's own body, if the credential stands in the request's.
+    unarmed: Option<Box<Outgoing>>,
 }
 
 /// What was put in: the scrubber looks for it in the answer.
 pub struct Planted {
     credential: Credential,
     rendered: Vec<Secret>,
+    echoes: Vec<Echo>,
 }
 
 impl Armed {
-    /// Gives both up, for [`super::send`].
-    pub fn into_parts(self) -> (Request<Outgoing>, Planted) {
-        (self.request, self.planted)
+    /// Gives all up, for [`super::send`]: last the body for another try, if that is not the request's.
+    pub fn into_parts(self) -> (Request<Outgoing>, Planted, Option<Box<Outgoing>>) {
+        (self.request, self.planted, self.unarmed)
     }
 }
 
@@ -53,7 +62,12 @@ impl Planted {
         self.credential.secrets()
     }
 
-    /// The values as they stand in the request, where they differ from the fields: Basic's pair.
+    /// The pieces of the target that hold the credential.
+    pub fn echoes(&self) -> &[Echo] {
+        &self.echoes
+    }
+
+    /// The values as they stand in the request, where they differ from the fields: Basic's pair, an escaped one.
     pub fn rendered(&self) -> impl Iterator<Item = &Secret> {
         self.rendered.iter()
     }
@@ -62,7 +76,7 @@ impl Planted {
 /// Builds the vendor's request.
 ///
 /// # Errors
-/// `credential_unusable` if a template's field is missing or a value cannot stand in a header.
+/// `credential_unusable` if a template's field is missing or a value cannot stand in its place.
 pub fn inject(
     opened: &Opened,
     credential: Credential,
@@ -75,7 +89,8 @@ pub fn inject(
     if body.is_end_stream() && wants_length(head) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if !body.is_end_stream() && expects_continue(head) {
+    // One that was collected has been asked for already.
+    if body.collected().is_none() && !body.is_end_stream() && expects_continue(head) {
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         body.on_demand();
     }
@@ -83,18 +98,76 @@ pub fn inject(
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let mut rendered = Vec::new();
-    for placement in &route.placements {
-        let (value, pair) = render(&placement.value, &credential)?;
-        headers.insert(placement.header.clone(), value);
-        rendered.extend(pair);
-    }
+    let planting = plant(grant, &credential, &mut headers, &body)?;
+    let (body, unarmed) = planting.content.finish(body);
+    let (target, echoes) = planting.target.finish(grant)?;
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
-    *request.uri_mut() = grant.target().clone();
+    *request.uri_mut() = target;
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = headers;
-    Ok(Armed { request, planted: Planted { credential, rendered } })
+    let planted = Planted { credential, rendered: planting.rendered, echoes };
+    Ok(Armed { request, planted, unarmed: unarmed.map(Box::new) })
+}
+
+/// What goes elsewhere than into a header, as far as it has come.
+#[derive(Default)]
+struct Planting {
+    target: Target,
+    content: Content,
+    rendered: Vec<Secret>,
+}
+
+/// Puts the credential into every place that configuration names.
+fn plant(
+    grant: &Grant,
+    credential: &Credential,
+    headers: &mut HeaderMap,
+    body: &Outgoing,
+) -> Result<Planting, Refusal> {
+    let mut planting = Planting::default();
+    let mut cookies = Vec::new();
+    for placement in &grant.route().placements {
+        if let Where::Path(_) = &placement.at {
+            planting.rendered.extend(planting.target.segments(grant, &placement.value, credential)?);
+            continue;
+        }
+        let Rendered { text, encoded } = render(&placement.value, credential)?;
+        planting.rendered.extend(encoded);
+        let escaped = match &placement.at {
+            Where::Header(name) => {
+                headers.insert(name.clone(), header_value(text)?);
+                None
+            }
+            Where::Query(name) => planting.target.parameter(grant, name, &text),
+            Where::Json(pointer) => planting.content.member(body, pointer, &text)?,
+            Where::Form(name) => planting.content.field(body, name, &text)?,
+            Where::Cookie(name) => {
+                cookies.push(cookie(name, &text)?);
+                None
+            }
+            Where::Path(_) => None,
+        };
+        planting.rendered.extend(escaped);
+    }
+    if !cookies.is_empty() {
+        let pairs: Vec<&[u8]> =
+            cookies.iter().flat_map(|pair| [&b"; "[..], pair.as_slice()]).skip(1).collect();
+        headers.insert(header::COOKIE, header_value(joined(&pairs))?);
+    }
+    Ok(planting)
+}
+
+/// `name=value`, if the value is one that a cookie takes as it stands (RFC 6265 section 4.1.1).
+fn cookie(name: &str, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let stands = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\');
+    if !value.iter().all(stands) {
+        return Err(Refusal::new(
+            Code::CredentialUnusable,
+            "The stored credential cannot stand in a cookie: it holds a space, quote, comma, semicolon or backslash.",
+        ));
+    }
+    Ok(joined(&[name.as_bytes(), b"=", value]))
 }
 
 /// Whether no body at all must be said: many servers answer 411 to a POST without a length (RFC 9110
@@ -118,7 +191,7 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
     for (name, value) in from {
         let stays_behind = is_dropped(name)
             || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
-            || is_slot(name, &route.placements)
+            || is_slot(name, route)
             || route.placements.iter().any(|placement| is_twin(name, placement))
             || token.stands_in(value.as_bytes());
         if !stays_behind {
@@ -192,69 +265,9 @@ fn is_dropped(name: &HeaderName) -> bool {
 /// `X_Api_Key` beside an injected `X-Api-Key`: gateways that fold `_` and `-` see two.
 fn is_twin(name: &HeaderName, placement: &Placement) -> bool {
     let folded = |b: u8| if b == b'_' { b'-' } else { b };
-    let (a, b) = (name.as_str(), placement.header.as_str());
+    let Some(header) = placement.header() else { return false };
+    let (a, b) = (name.as_str(), header.as_str());
     a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
-}
-
-/// The header's value, and Basic's pair as it stands in it.
-fn render(template: &Template, credential: &Credential) -> Result<(HeaderValue, Option<Secret>), Refusal> {
-    match template {
-        Template::Text(parts) => {
-            let mut text = Zeroizing::new(Vec::with_capacity(text_length(parts, credential)));
-            for part in parts {
-                match part {
-                    Part::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
-                    Part::Field(name) => text.extend_from_slice(usable(credential, name)?),
-                }
-            }
-            Ok((header_value(text)?, None))
-        }
-        Template::Basic { user, password } => {
-            let (user, password) = (usable(credential, user)?, usable(credential, password)?);
-            if user.contains(&b':') {
-                return Err(Refusal::new(
-                    Code::CredentialUnusable,
-                    "Basic's user name holds a colon (RFC 7617 section 2).",
-                ));
-            }
-            let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 1));
-            pair.extend_from_slice(user);
-            pair.push(b':');
-            pair.extend_from_slice(password);
-            let mut encoded = Zeroizing::new(vec![0; pair.len().div_ceil(3) * 4]);
-            let length = STANDARD
-                .encode_slice(pair.as_slice(), &mut encoded)
-                .map_err(|_| Refusal::from(Code::CredentialUnusable))?;
-            encoded.truncate(length);
-            let mut text = Zeroizing::new(Vec::with_capacity(6 + length));
-            text.extend_from_slice(b"Basic ");
-            text.extend_from_slice(&encoded);
-            Ok((header_value(text)?, Some(Secret::new(std::mem::take(&mut *encoded)))))
-        }
-    }
-}
-
-/// The exact length, so that the buffer never grows and leaves a copy behind.
-fn text_length(parts: &[Part], credential: &Credential) -> usize {
-    let length = |part: &Part| match part {
-        Part::Literal(literal) => literal.len(),
-        Part::Field(name) => credential.value(name).map_or(0, Secret::len),
-    };
-    parts.iter().map(length).sum()
-}
-
-/// A field's value, checked again: the store may have been written by an older relay.
-fn usable<'a>(credential: &'a Credential, name: &FieldName) -> Result<&'a [u8], Refusal> {
-    let Some(value) = credential.value(name) else {
-        let detail =
-            format!("The stored credential has no field {:?}: add a version that has it.", name.as_str());
-        return Err(Refusal::new(Code::CredentialUnusable, detail));
-    };
-    check_value(value.expose()).map_err(|why| {
-        let detail = format!("The stored credential's field {:?} cannot stand in a header.", name.as_str());
-        Refusal::new(Code::CredentialUnusable, detail).because(why.to_string())
-    })?;
-    Ok(value.expose())
 }
 
 fn header_value(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {

@@ -2,8 +2,13 @@
 //!
 //! By an own listener, an own host name, or else the path's first segment. Nothing is refused here for being unknown: an unauthenticated caller must not learn
 //! which integrations exist, so an unknown name travels on as [`Matched`] without a route and is refused
-//! behind the token. What must never enter: a decision about who may do what.
+//! behind the token. What the app
+//! wrote in the place of a path placement is cut out of the path here, so that no rule and no record sees it. What must never enter: a decision about who may do what.
 
+pub mod parameters;
+mod slot;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,12 +18,15 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
+use crate::config::placement::Segment;
 use crate::config::rule::Rule;
-use crate::config::{FieldSetting, OnReflect, Placement};
+use crate::config::{FieldSetting, OnReflect, Placement, Where};
 use crate::metrics::IntegrationMetrics;
 use crate::model::{IntegrationName, Origin, SecretId};
 use crate::net::pool::Upstream;
 use crate::refusal::{Code, Refusal};
+
+pub use slot::Slot;
 
 const RELAY_SECRET: HeaderName = HeaderName::from_static("relay-secret");
 
@@ -38,6 +46,11 @@ pub struct Route {
     pub base_path: String,
     /// Where a credential is put.
     pub placements: Vec<Placement>,
+    /// Where the caller's token may stand, beside `Authorization`.
+    pub slots: Vec<Slot>,
+    /// The most bytes of a request's body that are collected, where a placement or a signature needs it whole;
+    /// `None` where it streams.
+    pub collects: Option<usize>,
     /// The fields of its secrets.
     pub fields: Vec<FieldSetting>,
     /// What is allowed; empty means anything.
@@ -56,6 +69,8 @@ pub struct Route {
     pub rewrite_json: bool,
     /// What happens when the credential comes back.
     pub on_reflect: OnReflect,
+    /// Whether a request that names no secret is given the customer's only one.
+    pub default_secret: bool,
     /// Its counters.
     pub metrics: IntegrationMetrics,
     /// Its limit per customer, if it has one.
@@ -63,6 +78,22 @@ pub struct Route {
 }
 
 impl Route {
+    /// The path placement, if it has one.
+    pub fn path_placement(&self) -> Option<&[Segment]> {
+        self.placements.iter().find_map(|placement| match &placement.at {
+            Where::Path(segments) => Some(segments.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// The parameters of the query that it sets.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.placements.iter().filter_map(|placement| match &placement.at {
+            Where::Query(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// Whether a request with this head asks for part of an answer, where it may.
     pub fn asks_part(&self, head: &HeaderMap) -> bool {
         self.ranges && head.contains_key(RANGE)
@@ -143,7 +174,9 @@ pub struct Matched {
     name_end: usize,
     /// The first path segment behind it, where that is the reference.
     segment: Range<usize>,
-    /// Where the vendor's path begins.
+    /// The segments at a path placement's place; empty where there is none, or where they do not fit it.
+    slot: Range<usize>,
+    /// Where the vendor's path begins, behind the slot.
     rest: usize,
 }
 
@@ -182,7 +215,42 @@ impl Matched {
     /// where the integration has its own listener or host name.
     pub fn prefix(&self) -> String {
         let (name, segment) = (self.part(0..self.name_end), self.part(self.segment.clone()));
-        if segment.is_empty() { name.to_owned() } else { format!("{name}/{segment}") }
+        let slot = self.slot();
+        if segment.is_empty() { format!("{name}{slot}") } else { format!("{name}/{segment}{slot}") }
+    }
+
+    /// What the app wrote where a path placement goes, with its leading slash: the caller's token, or anything.
+    pub fn slot(&self) -> &str {
+        self.part(self.slot.clone())
+    }
+
+    /// What the app wrote at the place of each field of a path placement.
+    pub fn slot_values(&self) -> impl Iterator<Item = &str> {
+        let segments = self.route.as_ref().and_then(|route| route.path_placement()).unwrap_or_default();
+        let given = self.slot().split('/').skip(1);
+        segments.iter().zip(given).filter_map(|(segment, given)| segment.filled(given))
+    }
+
+    /// Whether the path has nothing where a path placement goes.
+    pub fn lacks_slot(&self) -> bool {
+        self.slot.is_empty() && self.route.as_ref().is_some_and(|route| route.path_placement().is_some())
+    }
+
+    /// The base path as the app knows it: with what it wrote where a path placement goes.
+    pub fn base_path(&self) -> Cow<'_, str> {
+        let base = self.route.as_ref().map_or("", |route| route.base_path.as_str());
+        if self.slot.is_empty() { Cow::Borrowed(base) } else { Cow::Owned(format!("{base}{}", self.slot())) }
+    }
+
+    /// The query without the parameters that the integration sets; `None` if nothing is left.
+    pub fn own_query(&self) -> Option<Cow<'_, str>> {
+        let query = self.query()?;
+        let names: Vec<&str> = self.route.iter().flat_map(|route| route.parameters()).collect();
+        if names.is_empty() {
+            return Some(Cow::Borrowed(query));
+        }
+        let kept = String::from_utf8(parameters::without(query.as_bytes(), &names)).ok()?;
+        (!kept.is_empty() || query.is_empty()).then_some(Cow::Owned(kept))
     }
 
     /// The vendor's path below the base path, still encoded: empty or with a leading slash.
@@ -235,8 +303,27 @@ pub fn route(routes: &Routes, entrance: &Entrance, head: &Parts) -> Result<Match
             segment = first;
         }
     }
+    let mut slot = 0..0;
+    if let Some(segments) = route.as_ref().and_then(|route| route.path_placement())
+        && let Some(end) = slot_end(path, rest, segments)
+    {
+        slot = rest..end;
+        rest = end;
+    }
     let secure = entrance.secure;
-    Ok(Matched { route, reference, secure, target: target.clone(), name_end, segment, rest })
+    Ok(Matched { route, reference, secure, target: target.clone(), name_end, segment, slot, rest })
+}
+
+/// Where these segments end in `path`, if they stand at `from`.
+fn slot_end(path: &str, from: usize, segments: &[Segment]) -> Option<usize> {
+    let mut at = from;
+    for segment in segments {
+        let begin = at + 1;
+        let end = segment_end(path, begin);
+        segment.filled(path.get(begin..end)?)?;
+        at = end;
+    }
+    Some(at)
 }
 
 /// The integration that the listener or the host name leads to, whatever the path is.

@@ -22,7 +22,7 @@ use crate::stage::inject::{Armed, Planted};
 pub enum Sent {
     /// The vendor answered.
     Answer(Answer),
-    /// It may be sent again on a fresh connection, with this body.
+    /// It may be sent again on a fresh connection, with this body, in which no credential is.
     Again(Outgoing),
 }
 
@@ -39,7 +39,7 @@ pub struct Answer {
 /// # Errors
 /// `vendor_timeout`, `vendor_broken`, `secret_disabled`, `secret_not_found`.
 pub async fn send(line: Line, armed: Armed, lease: &Lease) -> Result<Sent, Refusal> {
-    let (request, planted) = armed.into_parts();
+    let (request, planted, unarmed) = armed.into_parts();
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD);
     let reused = line.is_reused();
     let mut sending = pin!(line.send(request));
@@ -49,7 +49,9 @@ pub async fn send(line: Line, armed: Armed, lease: &Lease) -> Result<Sent, Refus
     });
     match sent.await? {
         Ok(response) => Ok(Sent::Answer(Answer { response, planted })),
-        Err(SendError::Unsent(request)) if reused => Ok(Sent::Again(request.into_body())),
+        Err(SendError::Unsent(request)) if reused => {
+            Ok(Sent::Again(unarmed.map_or_else(|| request.into_body(), |own| *own)))
+        }
         Err(SendError::ClosedEarly) if repeatable => Ok(Sent::Again(Outgoing::empty())),
         Err(error) => Err(error.into()),
     }

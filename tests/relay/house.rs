@@ -37,8 +37,18 @@ fn room(path: &str) -> &str {
     path.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-const STAGES: [&str; 9] =
-    ["route", "authenticate", "authorize", "record", "connect", "unseal", "inject", "send", "scrub"];
+const STAGES: [&str; 10] = [
+    "route",
+    "authenticate",
+    "authorize",
+    "record",
+    "gather",
+    "connect",
+    "unseal",
+    "inject",
+    "send",
+    "scrub",
+];
 
 /// What a room may import, as the table of the design says it; `None` is anything.
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
@@ -148,7 +158,7 @@ fn plaintext_is_exposed_only_where_the_design_says() {
         "envelope/",       // seals and opens
         "kms/",            // wraps data keys
         "seal/",           // checks what is about to be sealed
-        "stage/inject.rs", // puts it into the request
+        "stage/inject",    // puts it into the request
         "stage/scrub/",    // looks for it in the answer
         "jwks/",           // the HS256 key; the token that an issuer wants to be shown
         "audit/anchor.rs", // the signing seed
@@ -193,6 +203,7 @@ fn the_corridor_fits_a_screen_and_names_its_ten_steps_in_order() {
         "authenticate(",
         "authorize(",
         "record::open(",
+        "gather(",
         "connect(",
         "unseal(",
         "inject(",

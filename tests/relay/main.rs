@@ -28,6 +28,8 @@ mod rig;
 mod answers;
 /// One intent before the vendor sees a request, one outcome behind its last byte.
 mod audit_path;
+/// A credential in a body, and bodies that are collected for it.
+mod bodies;
 /// Callers' issuers: their keys over https, rotated, removed, out of reach; several at once; Kubernetes.
 mod callers;
 /// The hunt finds a leak when there is one, and there is none.
@@ -68,6 +70,10 @@ mod json_rewrite;
 mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
+/// A request that names no secret gets the only one there is.
+mod only_secret;
+/// A credential stands wherever the vendor wants it, escaped for the place.
+mod placements;
 /// Connections to a vendor are shared no further than is safe.
 mod pool;
 /// A vendor that sends the credential back gives it to nobody.
@@ -82,6 +88,8 @@ mod rotation;
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.
 mod sealing;
+/// The caller's token in each of the places that vendors' SDKs use.
+mod slots;
 /// Both engines keep what they acknowledged.
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.

@@ -17,7 +17,7 @@ use crate::cli::token::LocalIssuer;
 use crate::config::template::Template;
 use crate::config::{
     Admin, Algorithm, Audit, CallerKeys, Callers, Claim, Config, FieldSetting, Integration, Keys, KmsKey,
-    Limits, Listen, OnReflect, Placement, Server, StoreChoice, Timeouts,
+    Limits, Listen, OnReflect, Placement, Server, StoreChoice, Timeouts, Where,
 };
 use crate::model::{FieldName, FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
@@ -103,7 +103,10 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
             example: None,
             scrub_off_danger: false,
         }],
-        inject: vec![Placement { header: AUTHORIZATION, value: Template::parse("Bearer {token}")? }],
+        inject: vec![Placement {
+            at: Where::Header(AUTHORIZATION),
+            value: Template::parse("Bearer {token}")?,
+        }],
         allow: Vec::new(),
         deny: Vec::new(),
         ca_file: None,
@@ -118,6 +121,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,
+        body_limit: 1024 * 1024,
+        default_secret: false,
     })
 }
 

@@ -1,4 +1,4 @@
-//! `inject`: where a credential goes. Headers only, so far.
+//! `inject`: where a credential goes, and what stands there.
 //!
 //! Judged against the declared fields before relay starts: no request ever meets a template that cannot
 //! be filled. A credential written into a template literally is refused and never quoted.
@@ -7,11 +7,12 @@ use http::HeaderName;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::super::FieldSetting;
+use super::super::placement::{Placement, Pointer, Segment, Where};
 use super::super::report::Place;
 use super::super::suggest;
 use super::super::template::{Part, Template};
 use super::super::written::{Given, Table, Written};
-use super::super::{FieldSetting, Placement};
 
 /// Headers that relay writes itself: framing, addressing and what belongs to one hop (RFC 9110 sections
 /// 7.2 and 7.6).
@@ -37,8 +38,11 @@ const OWNED_FAMILIES: &[&str] = &["relay-", "proxy-", "x-forwarded-"];
 /// Parts of the names of headers that carry credentials.
 const CREDENTIALS: &[&str] = &["authorization", "cookie", "token", "secret", "password", "api-key", "apikey"];
 
-/// Where else vendors want credentials; not built yet.
-const LATER: &[&str] = &["query", "path", "body", "basic", "form", "sigv4"];
+/// The same of parameters, members and fields.
+const MORE_CREDENTIALS: &[&str] = &["auth", "key", "pass", "pwd", "sig"];
+
+/// The places, as they are written.
+const PLACES: [&str; 6] = ["header", "query", "path", "cookie", "json", "form"];
 
 /// Reads `inject` against the integration's fields. Fields that no placement uses get a warning.
 pub(super) fn placements(
@@ -64,11 +68,9 @@ pub(super) fn placements(
             whole = false;
             continue;
         };
-        let twin = |other: &Placement| folded(&other.header) == folded(&read.value.header);
-        if placements.iter().any(twin) {
-            let message =
-                format!("inject of {} names the header {} twice", integration.shown, read.value.header);
-            written.findings.error(&read.place, message, "leave one; - and _ count as the same letter");
+        if let Some((problem, fix)) = placements.iter().find_map(|other| clash(&other.at, &read.value.at)) {
+            let message = format!("inject of {} {problem}", integration.shown);
+            written.findings.error(&read.place, message, fix);
         }
         placements.push(read.value);
     }
@@ -78,6 +80,36 @@ pub(super) fn placements(
     placements
 }
 
+/// Why two places cannot stand in one request, and what to do about it.
+fn clash(one: &Where, other: &Where) -> Option<(String, &'static str)> {
+    let leave_one = "leave one";
+    match (one, other) {
+        (Where::Header(a), Where::Header(b)) if folded(a) == folded(b) => {
+            Some((format!("names the header {b} twice"), "leave one; - and _ count as the same letter"))
+        }
+        (Where::Query(a), Where::Query(b)) if a == b => {
+            Some((format!("names the parameter {b} twice"), leave_one))
+        }
+        (Where::Path(_), Where::Path(_)) => Some(("has two paths".to_owned(), "write one with both in it")),
+        (Where::Cookie(a), Where::Cookie(b)) if a == b => {
+            Some((format!("names the cookie {b} twice"), leave_one))
+        }
+        (Where::Cookie(_), Where::Header(name)) | (Where::Header(name), Where::Cookie(_))
+            if *name == http::header::COOKIE =>
+        {
+            Some(("has the header cookie beside a cookie".to_owned(), "write each cookie by its name"))
+        }
+        (Where::Json(a), Where::Json(b)) if a.meets(b) => {
+            Some(("has two JSON pointers of which one leads through the other".to_owned(), leave_one))
+        }
+        (Where::Form(a), Where::Form(b)) if a == b => Some((format!("names the field {b} twice"), leave_one)),
+        (Where::Json(_), Where::Form(_)) | (Where::Form(_), Where::Json(_)) => {
+            Some(("has json beside form: a body is only one of them".to_owned(), leave_one))
+        }
+        _ => None,
+    }
+}
+
 fn placement(
     written: &mut Written<'_>,
     integration: &Table<'_>,
@@ -85,23 +117,98 @@ fn placement(
     fields: &[(FieldSetting, Place)],
 ) -> Option<Given<Placement>> {
     let shown = format!("inject of {}", integration.shown);
-    if let Some(later) = LATER.iter().find(|word| member.get_ref().get(**word).is_some()) {
-        super::super::written::mask_all(&mut written.findings, member);
-        let message = format!("{shown}: a placement in \"{later}\" is not built into relay yet");
-        let fix = "only { header = \"...\", value = \"...\" } is there";
-        written.findings.error(&Place::Bytes(member.span()), message, fix);
+    let fix = "write { header = \"...\", value = \"...\" }";
+    let table = written.member(shown, "integrations.*.inject", member, fix)?;
+    let places: Vec<&str> = PLACES.into_iter().filter(|place| table.entry(place).is_some()).collect();
+    let at = match places.as_slice() {
+        ["path"] => return path(written, &table, fields),
+        [] | ["header"] => header(written, &table).map(|given| given.map(Where::Header)),
+        [kind] => named(written, &table, kind),
+        [one, other, ..] => {
+            super::super::written::mask_all(&mut written.findings, member);
+            let message = format!("{} names two places in one: {one} and {other}", table.shown);
+            written.findings.error(&table.place_of(other), message, "write { } round each with its value");
+            return None;
+        }
+    };
+    let sensitive = at.as_ref().is_none_or(|given| is_sensitive(&given.value));
+    let value = template(written, &table, "value", at.as_ref().map(|_| sensitive), fields);
+    let (at, (value, place)) = (at?, value?);
+    if let Some((problem, fix)) = misplaced(&at.value, &value) {
+        written.findings.error(&place, format!("{}: {problem}", table.shown), fix);
         return None;
     }
-    let table = written.member(
-        shown,
-        "integrations.*.inject",
-        member,
-        "write { header = \"...\", value = \"...\" }",
-    )?;
-    let header = header(written, &table);
-    let value = template(written, &table, header.as_ref().map(|given| &given.value), fields);
-    let header = header?;
-    Some(Given { value: Placement { header: header.value, value: value? }, place: header.place })
+    Some(Given { value: Placement { at: at.value, value }, place: at.place })
+}
+
+/// What a place cannot hold, whatever the fields are.
+fn misplaced(at: &Where, value: &Template) -> Option<(&'static str, &'static str)> {
+    if matches!(value, Template::Basic { .. }) && !matches!(at, Where::Header(_)) {
+        return Some(("basic() is a header's", "write base64({user}:{password}) for the pair alone"));
+    }
+    let is_octets = |text: &str| text.bytes().all(is_cookie_octet);
+    if matches!(at, Where::Cookie(_)) && !value.literals().all(is_octets) {
+        let problem = "a cookie's value has no space, quote, comma, semicolon or backslash in it";
+        return Some((problem, "write base64(...) round it if the vendor reads that"));
+    }
+    None
+}
+
+/// RFC 6265 section 4.1.1.
+const fn is_cookie_octet(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\')
+}
+
+/// `path = "/bot{token}"`: place and value in one.
+fn path(
+    written: &mut Written<'_>,
+    table: &Table<'_>,
+    fields: &[(FieldSetting, Place)],
+) -> Option<Given<Placement>> {
+    let fix = "write path = \"/bot{token}\"";
+    if table.entry("value").is_some() {
+        let message = format!("{}: a path is its own value", table.shown);
+        written.findings.error(&table.place_of("value"), message, format!("{fix} and leave value away"));
+        return None;
+    }
+    let (value, place) = template(written, table, "path", Some(true), fields)?;
+    match Segment::all_of(&value) {
+        Ok(segments) => Some(Given { value: Placement { at: Where::Path(segments), value }, place }),
+        Err(problem) => {
+            written.findings.error(&place, format!("{}: {problem}", table.shown), fix);
+            None
+        }
+    }
+}
+
+/// A place that has a name: a parameter, a cookie, a member, a field.
+fn named(written: &mut Written<'_>, table: &Table<'_>, kind: &str) -> Option<Given<Where>> {
+    let (wanted, fix) = match kind {
+        "query" => ("a parameter's name", "write query = \"api_key\""),
+        "cookie" => ("a cookie's name", "write cookie = \"session\""),
+        "json" => ("a pointer to a member", "write json = \"/auth/token\""),
+        _ => ("a field's name", "write form = \"api_key\""),
+    };
+    let given = written.needed_text(table, kind, fix)?;
+    let name = given.value;
+    let plain = name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let at = match kind {
+        "json" => Pointer::parse(&name).map(Where::Json),
+        "query" if plain => Ok(Where::Query(name)),
+        "form" if plain => Ok(Where::Form(name)),
+        // A cookie's name is a token, as a header's is (RFC 6265 section 4.1.1).
+        "cookie" if plain && HeaderName::from_bytes(name.as_bytes()).is_ok() => Ok(Where::Cookie(name)),
+        "cookie" => Err("it is letters, digits, - and _"),
+        _ => Err("it is 1 to 128 visible ASCII characters"),
+    };
+    match at {
+        Ok(value) => Some(Given { value, place: given.place }),
+        Err(problem) => {
+            let message = format!("{}: this is not {wanted}: {problem}", table.shown);
+            written.findings.error(&given.place, message, fix);
+            None
+        }
+    }
 }
 
 fn header(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<HeaderName>> {
@@ -124,16 +231,22 @@ fn header(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<HeaderNa
     Some(Given { value: name, place: given.place })
 }
 
+/// The template under `key` and where it stands. `sensitive` says whether a credential belongs into the place,
+/// if that is known.
 fn template(
     written: &mut Written<'_>,
     table: &Table<'_>,
-    header: Option<&HeaderName>,
+    key: &str,
+    sensitive: Option<bool>,
     fields: &[(FieldSetting, Place)],
-) -> Option<Template> {
-    let fix = "write how its value is built: value = \"Bearer {token}\"";
-    let Some(given) = written.raw(table, "value") else {
-        if table.entry("value").is_none() {
-            written.missing(table, "value", fix);
+) -> Option<(Template, Place)> {
+    let fix = match key {
+        "path" => "write path = \"/bot{token}\"",
+        _ => "write how its value is built: value = \"Bearer {token}\"",
+    };
+    let Some(given) = written.raw(table, key) else {
+        if table.entry(key).is_none() {
+            written.missing(table, key, fix);
         }
         return None;
     };
@@ -146,8 +259,14 @@ fn template(
             return None;
         }
     };
+    if template.fields().is_empty() && key == "path" {
+        written.mask(&given.place);
+        let message = format!("{}: this path has no field in it", table.shown);
+        written.findings.error(&given.place, message, "write a fixed path behind upstream");
+        return None;
+    }
     if template.fields().is_empty() {
-        return literal(written, table, header, &given, template);
+        return literal(written, table, sensitive, &given, template).map(|template| (template, given.place));
     }
     let mut whole = true;
     for name in template.fields() {
@@ -166,37 +285,33 @@ fn template(
         };
         written.findings.error(&given.place, message, fix);
     }
-    whole.then_some(template)
+    whole.then_some((template, given.place))
 }
 
 /// A value without any field: fine for a version or a client's name, a leak where a credential goes.
 fn literal(
     written: &mut Written<'_>,
     table: &Table<'_>,
-    header: Option<&HeaderName>,
+    sensitive: Option<bool>,
     given: &Given<String>,
     template: Template,
 ) -> Option<Template> {
-    let sensitive = |name: &HeaderName| {
-        let folded = folded(name);
-        CREDENTIALS.iter().any(|part| folded.contains(part))
-    };
-    // Without a readable header nobody knows what the value is.
-    if header.is_none_or(sensitive) {
+    // Without a readable place nobody knows what the value is.
+    if sensitive.unwrap_or(true) {
         written.mask(&given.place);
     }
     let empty = match &template {
         Template::Text(parts) => {
             !parts.iter().any(|p| matches!(p, Part::Literal(text) if !text.trim().is_empty()))
         }
-        Template::Basic { .. } => false,
+        Template::Basic { .. } | Template::Base64 { .. } => false,
     };
     let fix = "name a field: value = \"Bearer {token}\"";
     if empty {
         written.findings.error(&given.place, format!("{}: this value is empty", table.shown), fix);
         return None;
     }
-    if header.is_some_and(sensitive) {
+    if sensitive == Some(true) {
         let message = format!("{}: a credential may not stand in relay.toml itself", table.shown);
         written.findings.error(&given.place, message, format!("{fix}, and replace this credential"));
         return None;
@@ -207,6 +322,18 @@ fn literal(
         return None;
     }
     Some(template)
+}
+
+/// Whether a credential belongs into this place, by its name.
+fn is_sensitive(at: &Where) -> bool {
+    let (name, more) = match at {
+        Where::Path(_) | Where::Cookie(_) => return true,
+        Where::Header(name) => (name.as_str(), &[][..]),
+        Where::Query(name) | Where::Form(name) => (name.as_str(), MORE_CREDENTIALS),
+        Where::Json(pointer) => (pointer.member(), MORE_CREDENTIALS),
+    };
+    let folded = name.to_ascii_lowercase().replace('_', "-");
+    CREDENTIALS.iter().chain(more).any(|part| folded.contains(part))
 }
 
 fn warn_of_unused(written: &mut Written<'_>, placements: &[Placement], fields: &[(FieldSetting, Place)]) {

@@ -21,7 +21,7 @@ use crate::config::Claim;
 use crate::jwks::{Algorithm, Generation, IssuerKeys};
 use crate::model::{Customer, SecretId};
 use crate::refusal::{Code, Refusal};
-use crate::stage::route::Matched;
+use crate::stage::route::{Matched, Route, Slot};
 
 use token::Unverified;
 
@@ -131,7 +131,7 @@ pub async fn authenticate(
     headers: &HeaderMap,
     at: Moment,
 ) -> Result<Caller, Refusal> {
-    let found = slots::find(headers, matched.route().map(|route| route.placements.as_slice()))?;
+    let found = slots::find(headers, &matched)?;
     let now = at.unix_seconds();
     let generation = rules.generation.now();
     let key = verdicts.key(found.as_bytes());
@@ -141,7 +141,8 @@ pub async fn authenticate(
         None => Box::pin(judge(rules, verdicts, (key, &found), at, generation)).await?,
     };
     still_valid(&identity, now)?;
-    Ok(Caller { matched, identity, token: Token(found.into_owned()) })
+    let token = Token(found.into_owned());
+    Ok(Caller { matched, identity, token })
 }
 
 /// A token that was not seen before.
@@ -182,6 +183,8 @@ fn still_valid(identity: &Identity, now: u64) -> Result<(), Refusal> {
 }
 
 /// Every header that may have carried the caller's token: `inject` sends none of them on.
-pub fn is_slot(name: &http::HeaderName, placements: &[crate::config::Placement]) -> bool {
-    *name == http::header::AUTHORIZATION || placements.iter().any(|p| p.header == *name)
+pub fn is_slot(name: &http::HeaderName, route: &Route) -> bool {
+    *name == http::header::AUTHORIZATION
+        || route.placements.iter().any(|placement| placement.header() == Some(name))
+        || route.slots.iter().any(|slot| matches!(slot, Slot::Header(header) if header == name))
 }

@@ -9,21 +9,18 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::protocols;
-use crate::config::Placement;
 use crate::refusal::{Code, Refusal};
+use crate::stage::route::{Matched, Slot, parameters};
 
 const RELAY_AUTHORIZATION: HeaderName = HeaderName::from_static("relay-authorization");
 const LONGEST_TOKEN: usize = 8 * 1024;
 
 /// The one token of the request. For an unknown integration only the two fixed fields are read.
-pub(super) fn find<'a>(
-    headers: &'a HeaderMap,
-    placements: Option<&[Placement]>,
-) -> Result<Cow<'a, str>, Refusal> {
+pub(super) fn find<'a>(headers: &'a HeaderMap, matched: &'a Matched) -> Result<Cow<'a, str>, Refusal> {
     let mut own = headers.get_all(RELAY_AUTHORIZATION).iter();
     match (own.next(), own.next()) {
         (Some(_), Some(_)) => {
@@ -37,17 +34,32 @@ pub(super) fn find<'a>(
         }
         (None, _) => {}
     }
-    let slots = placements.unwrap_or_default().iter().filter(|p| !p.value.fields().is_empty());
+    let route = matched.route();
     let mut found: Option<Cow<'a, str>> = None;
-    let names = slots.map(|p| &p.header).filter(|name| *name != AUTHORIZATION);
-    for name in names.chain([&AUTHORIZATION]) {
-        for value in headers.get_all(name) {
-            for token in text_of(value).map(tokens_in).into_iter().flatten().flatten() {
-                agree(&mut found, token)?;
+    for slot in route.map_or(&[][..], |route| route.slots.as_slice()) {
+        match slot {
+            Slot::Header(name) => in_field(headers, name, &mut found)?,
+            Slot::Query(name) => {
+                let query = matched.query().unwrap_or_default().as_bytes();
+                for value in parameters::values(query, name) {
+                    let value = String::from_utf8(parameters::decoded(value)).unwrap_or_default();
+                    agree_on(&mut found, is_token(&value).then_some(Cow::Owned(value)))?;
+                }
+            }
+            Slot::Cookie(name) => {
+                for value in cookies(headers, name) {
+                    agree_on(&mut found, is_token(value).then_some(Cow::Borrowed(value)))?;
+                }
+            }
+            Slot::Path => {
+                for value in matched.slot_values() {
+                    agree_on(&mut found, is_token(value).then_some(Cow::Borrowed(value)))?;
+                }
             }
         }
     }
-    for token in placements.iter().flat_map(|_| protocols::tokens(headers)) {
+    in_field(headers, &AUTHORIZATION, &mut found)?;
+    for token in route.iter().flat_map(|_| protocols::tokens(headers)) {
         agree(&mut found, Cow::Borrowed(token))?;
     }
     found.ok_or_else(|| {
@@ -56,6 +68,32 @@ pub(super) fn find<'a>(
             "No caller token (three-part JWT) was found: send `Authorization: Bearer <jwt>` or `Relay-Authorization: Bearer <jwt>`.",
         )
     })
+}
+
+fn in_field<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    found: &mut Option<Cow<'a, str>>,
+) -> Result<(), Refusal> {
+    for value in headers.get_all(name) {
+        for token in text_of(value).map(tokens_in).into_iter().flatten().flatten() {
+            agree(found, token)?;
+        }
+    }
+    Ok(())
+}
+
+/// The values of the cookies named `name` (RFC 6265 section 4.2).
+fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = headers.get_all(COOKIE).iter().filter_map(text_of).flat_map(|text| text.split(';'));
+    pairs.filter_map(move |pair| {
+        let (written, value) = pair.split_once('=')?;
+        (written.trim() == name).then(|| value.trim().trim_matches('"'))
+    })
+}
+
+fn agree_on<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Result<(), Refusal> {
+    token.map_or(Ok(()), |token| agree(found, token))
 }
 
 /// One token more: it is the one that was found before, or the first.

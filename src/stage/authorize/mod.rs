@@ -5,6 +5,8 @@
 //! never enter: plaintext; a difference between an unknown UUID and another customer's.
 
 pub mod leases;
+mod listed;
+mod only;
 mod path;
 pub mod records;
 mod shares;
@@ -65,7 +67,7 @@ impl Grant {
         &self.record
     }
 
-    /// The vendor's path and query, base path included.
+    /// The vendor's path and query, base path included, without what stands where a credential will.
     pub const fn target(&self) -> &Uri {
         &self.target
     }
@@ -108,11 +110,15 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     let (matched, identity, token) = caller.into_parts();
     scope_allows(&identity, matched.asked_for())?;
     let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
-    path::check(matched.rest(), matched.query(), &token)?;
+    path::check(&matched, &token)?;
     request_allowed(&route, &asked.method, &asked.headers, matched.rest())?;
     let websocket = upgrade::wanted(route.websocket, asked)?;
     let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
-    let id = which_secret(matched.reference(), &identity)?;
+    let id = match which_secret(matched.reference(), &identity)? {
+        Some(id) => id,
+        None if route.default_secret => only::secret(rules.records, &identity.customer, &route).await?,
+        None => return Err(unnamed()),
+    };
     let generation = rules.leases.generation();
     let record = find(rules.records, &identity, id, &route).await?;
     let lease = rules.leases.lease(&identity, id, generation);
@@ -122,7 +128,7 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
 
 /// The last word on a path alone, without rules and records: for `probe`.
 pub(super) fn checked_target(route: &Route, matched: &Matched, token: &Token) -> Result<Uri, Refusal> {
-    path::check(matched.rest(), matched.query(), token)?;
+    path::check(matched, token)?;
     target(route, matched)
 }
 
@@ -172,7 +178,8 @@ fn request_allowed(route: &Route, method: &Method, headers: &HeaderMap, rest: &s
     Ok(())
 }
 
-fn which_secret(reference: Reference, identity: &Identity) -> Result<SecretId, Refusal> {
+/// The secret that the request or its token names.
+fn which_secret(reference: Reference, identity: &Identity) -> Result<Option<SecretId>, Refusal> {
     let named = match reference {
         Reference::Header(id) | Reference::Path(id) => Some(id),
         Reference::Absent => None,
@@ -191,12 +198,15 @@ fn which_secret(reference: Reference, identity: &Identity) -> Result<SecretId, R
             Code::SecretAmbiguous,
             "The request names another secret than the one its token is pinned to.",
         )),
-        (Some(id), _) | (None, Some(id)) => Ok(id),
-        (None, None) => Err(Refusal::new(
-            Code::SecretMissing,
-            "Name the secret: `Relay-Secret: <uuid>`, or its UUID as the first path segment behind the integration.",
-        )),
+        (named, pinned) => Ok(named.or(pinned)),
     }
+}
+
+fn unnamed() -> Refusal {
+    Refusal::new(
+        Code::SecretMissing,
+        "Name the secret: `Relay-Secret: <uuid>`, or its UUID as the first path segment behind the integration.",
+    )
 }
 
 async fn find(
@@ -234,13 +244,14 @@ async fn find(
 fn target(route: &Route, matched: &Matched) -> Result<Uri, Refusal> {
     let rest = matched.rest();
     let path = if route.base_path.is_empty() && rest.is_empty() { "/" } else { rest };
-    let query_len = matched.query().map_or(0, |query| 1 + query.len());
+    let query = matched.own_query();
+    let query_len = query.as_ref().map_or(0, |query| 1 + query.len());
     let mut path_and_query = String::with_capacity(route.base_path.len() + path.len() + query_len);
     path_and_query.push_str(&route.base_path);
     path_and_query.push_str(path);
-    if let Some(query) = matched.query() {
+    if let Some(query) = query {
         path_and_query.push('?');
-        path_and_query.push_str(query);
+        path_and_query.push_str(&query);
     }
     Uri::try_from(path_and_query).map_err(|error| Refusal::from(Code::PathRefused).because(error.to_string()))
 }

@@ -3,16 +3,23 @@
 //! A path is checked and sent as the same bytes, so whatever a vendor could read in two ways is refused:
 //! dot segments however encoded, backslashes, control bytes, what is not ASCII. Nothing is normalised.
 
+use crate::config::placement::Segment;
 use crate::config::rule::decoded;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::Token;
+use crate::stage::route::Matched;
 
-/// Checks the vendor's path and query as they came.
+/// Checks the vendor's path and query as they came, without what stands where a credential will.
 ///
 /// # Errors
 /// `path_refused`, saying what is wrong with it.
-pub(super) fn check(path: &str, query: Option<&str>, token: &Token) -> Result<(), Refusal> {
+pub(super) fn check(matched: &Matched, token: &Token) -> Result<(), Refusal> {
     let refuse = |why: &'static str| Err(Refusal::new(Code::PathRefused, why));
+    if matched.lacks_slot() {
+        return Err(Refusal::new(Code::PathRefused, unfit(matched)));
+    }
+    let (path, query) = (matched.rest(), matched.own_query());
+    let query = query.as_deref();
     if !visible(path) || !query.is_none_or(visible) {
         return refuse("The path or query holds a byte that must be percent-encoded.");
     }
@@ -26,7 +33,33 @@ pub(super) fn check(path: &str, query: Option<&str>, token: &Token) -> Result<()
     if holds(path) || query.is_some_and(holds) {
         return refuse("The path or query holds the caller token: it would reach the vendor.");
     }
+    // It does not go out, but it comes back in links.
+    if !matched.slot().is_empty() {
+        if !visible(matched.slot()) {
+            return refuse("The path holds a byte that must be percent-encoded.");
+        }
+        shape(matched.slot())?;
+    }
     shape(path)
+}
+
+/// What a path has to begin with, said to someone whose path does not.
+fn unfit(matched: &Matched) -> String {
+    let mut wanted = String::new();
+    for segment in matched.route().and_then(|route| route.path_placement()).unwrap_or_default() {
+        wanted.push('/');
+        match segment {
+            Segment::Fixed(text) => wanted.push_str(text),
+            Segment::Open(before, behind) => {
+                wanted.push_str(before);
+                wanted.push_str("KEY");
+                wanted.push_str(behind);
+            }
+        }
+    }
+    format!(
+        "This integration's paths begin with {wanted}: write them as the vendor does, with the caller token, or any text, for KEY."
+    )
 }
 
 /// The path alone: nothing in it that could be read in two ways.

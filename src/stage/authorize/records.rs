@@ -21,6 +21,7 @@ use crate::kms::cached::DataKeys;
 use crate::model::{Customer, SecretId};
 use crate::store::{Change, SecretRow, Store, StoreError};
 
+use super::listed::{self, Lists};
 use super::shares::Shares;
 use super::used::{Pending, Used};
 
@@ -87,19 +88,21 @@ pub enum LookupError {
 /// The records, shared by all workers. Cheap to clone.
 #[derive(Clone)]
 pub struct Records {
-    inner: Arc<Inner>,
-    store: Arc<dyn Store>,
-    keys: Arc<DataKeys>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keys: Arc<DataKeys>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     found: Cache<Key, Arc<Record>>,
     missed: Cache<Key, ()>,
+    /// What customers have, for requests that name no secret.
+    pub(super) lists: Lists,
     shares: Arc<Shares>,
     /// Uses of records that left before the store was told.
     pending: Arc<Pending>,
     /// Counts invalidations: a lookup that overlapped one must not put its old row back.
-    generation: AtomicU64,
+    pub(super) generation: AtomicU64,
     /// Tells the workers what changed, once it is forgotten here; `None` is everything.
     told: broadcast::Sender<Option<Key>>,
 }
@@ -121,6 +124,7 @@ impl Records {
         let inner = Arc::new(Inner {
             found: Cache::builder().max_capacity(bytes).weigher(weigh).eviction_listener(left).build(),
             missed: Cache::builder().max_capacity(MISSES).time_to_live(MISS_AGE).build(),
+            lists: listed::lists(),
             shares,
             pending,
             generation: AtomicU64::new(0),
@@ -274,12 +278,14 @@ impl Inner {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.found.invalidate(key);
         self.missed.invalidate(key);
+        self.lists.invalidate(&key.0);
         self.shares.give_back(&key.0, key.1);
     }
 
     /// A record brings its data key along, wrapped as it was when it was read: by a KMS key that may go soon.
     fn forget_keys(&self, customer: &Customer) {
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.lists.invalidate(customer);
         for id in self.shares.of(customer) {
             self.forget(&(customer.clone(), id));
         }
@@ -289,6 +295,7 @@ impl Inner {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.found.invalidate_all();
         self.missed.invalidate_all();
+        self.lists.invalidate_all();
         self.shares.clear();
     }
 }

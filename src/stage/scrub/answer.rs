@@ -3,6 +3,7 @@
 //! The order on a head is the one that the room's `//!` gives. What must never enter: an edit that is not
 //! listed there.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::config::OnReflect;
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::secret::Secret;
+use crate::stage::authorize::Grant;
 use crate::stage::record::{Opened, Trail};
 use crate::stage::route::Matched;
 use crate::stage::send::Answer;
@@ -58,6 +60,7 @@ pub async fn scrub(
     }
     fields::strip(&mut headers, route.cookies);
     let planted = answer.planted;
+    links::restore(&mut headers, planted.echoes());
     let forms = forms(planted.secrets().map(Secret::expose), planted.rendered().map(Secret::expose));
     if fields::scrub_head(&mut headers, &forms) {
         passed::tell(trail, route.on_reflect);
@@ -100,12 +103,13 @@ fn rewrite(
 ) -> Result<(), Refusal> {
     let grant = opened.grant();
     let route = grant.route();
+    let (base_path, target) = (grant.matched().base_path(), known_target(grant));
     let address = Address {
         app_base: surroundings.app_base(asked, grant.matched()),
         prefix: grant.matched().prefix(),
         origin: &route.origin,
-        base_path: &route.base_path,
-        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str),
+        base_path: &base_path,
+        target: &target,
         own: &surroundings.own,
     };
     for dropped in links::rewrite(headers, status, &address)? {
@@ -126,13 +130,25 @@ impl Surroundings {
     }
 }
 
+/// The vendor's path and query as the app knows them: with what it wrote where a credential stands.
+fn known_target(grant: &Grant) -> Cow<'_, str> {
+    let (matched, route) = (grant.matched(), grant.route());
+    if matched.slot().is_empty() && route.parameters().next().is_none() {
+        return Cow::Borrowed(grant.target().path_and_query().map_or("/", PathAndQuery::as_str));
+    }
+    let path = format!("{}{}", matched.base_path(), matched.rest());
+    let path = if path.is_empty() { "/".to_owned() } else { path };
+    Cow::Owned(matched.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}")))
+}
+
 fn inside(surroundings: &Surroundings, opened: &Opened, asked: &Parts) -> json::Inside {
     let grant = opened.grant();
     json::Inside {
         app_base: surroundings.app_base(asked, grant.matched()),
         prefix: grant.matched().prefix(),
         route: grant.route().clone(),
-        target: grant.target().path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
+        base_path: grant.matched().base_path().into_owned(),
+        target: known_target(grant).into_owned(),
         own: surroundings.own.clone(),
     }
 }

@@ -16,6 +16,7 @@ use http::header::{CONTENT_LOCATION, HeaderMap, HeaderName, HeaderValue, LINK, L
 
 use super::reference::judge;
 pub use super::reference::{Address, Verdict, Why};
+use crate::stage::inject::Echo;
 
 /// The fields whose references are looked at.
 pub const FIELDS: [HeaderName; 4] = [LOCATION, CONTENT_LOCATION, LINK, REFRESH];
@@ -33,6 +34,43 @@ pub struct Dropped {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a redirect's Location {0}")]
 pub struct LinkRefused(pub Why);
+
+/// Writes what a reference repeats of the request's target as the app knows it. Only a whole piece of it counts,
+/// between the marks of a URL: so this tells no more of the credential than overwriting it does.
+pub fn restore(headers: &mut HeaderMap, echoes: &[Echo]) {
+    if echoes.is_empty() {
+        return;
+    }
+    for field in FIELDS {
+        let values: Vec<HeaderValue> = headers.get_all(&field).iter().cloned().collect();
+        let restored = |value: HeaderValue| {
+            let restored = echoes.iter().fold(value.as_bytes().to_vec(), |text, echo| restored(text, echo));
+            HeaderValue::from_bytes(&restored).unwrap_or(value)
+        };
+        headers.remove(&field);
+        for value in values {
+            headers.append(&field, restored(value));
+        }
+    }
+}
+
+fn restored(text: Vec<u8>, echo: &Echo) -> Vec<u8> {
+    let sent = echo.sent.expose();
+    let is_bound = |byte: Option<&u8>| byte.is_none_or(|byte| b"/?#&;<>\"', ".contains(byte));
+    let (mut known, mut from) = (Vec::with_capacity(text.len()), 0);
+    for at in memchr::memmem::find_iter(&text, sent) {
+        // A path begins behind the origin, a parameter behind a mark.
+        let begins =
+            sent.starts_with(b"/") || is_bound(at.checked_sub(1).and_then(|before| text.get(before)));
+        if begins && is_bound(text.get(at + sent.len())) {
+            known.extend_from_slice(text.get(from..at).unwrap_or_default());
+            known.extend_from_slice(echo.known.as_bytes());
+            from = at + sent.len();
+        }
+    }
+    known.extend_from_slice(text.get(from..).unwrap_or_default());
+    known
+}
 
 /// Whether there is anything to rewrite, so that most answers need no [`Address`].
 pub fn any(headers: &HeaderMap) -> bool {

@@ -85,6 +85,7 @@ pub fn through(pieces: Vec<Vec<u8>>) -> Vec<u8> {
         app_base: RELAY.to_owned(),
         prefix: PREFIX.to_owned(),
         route: the_route().clone(),
+        base_path: BASE.to_owned(),
         target: "/base/things?page=1".to_owned(),
         own: Arc::from(["127.0.0.1:8480".to_owned()]),
     };

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use relay::clock::Moment;
-use relay::config::{Claim, OnReflect, Placement, template::Template};
+use relay::config::{Claim, OnReflect, Placement, Where, template::Template};
 use relay::jwks::{Algorithm, Generation, IssuerKeys, KeySet};
 use relay::metrics::Metrics;
 use relay::model::{IntegrationName, Origin};
@@ -22,7 +22,7 @@ use relay::net::upstream::UpstreamSettings;
 use relay::net::vet::Egress;
 use relay::secret::Secret;
 use relay::stage::authenticate::{IssuerRules, Token, TokenRules, Verdicts, authenticate};
-use relay::stage::route::{Entrance, Route, Routes, route};
+use relay::stage::route::{Entrance, Route, Routes, Slot, route};
 
 pub const NAME: &str = "vendor";
 pub const BASE: &str = "/base";
@@ -46,7 +46,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         isolate_customers: false,
     });
     let placement = |header: &'static str, value: &str| Placement {
-        header: HeaderName::from_static(header),
+        at: Where::Header(HeaderName::from_static(header)),
         value: Template::parse(value).unwrap(),
     };
     Routes::new([Route {
@@ -57,6 +57,8 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         own_host: None,
         base_path: BASE.to_owned(),
         placements: vec![placement("authorization", "Bearer {token}"), placement("x-api-key", "{token}")],
+        slots: vec![Slot::Header(HeaderName::from_static("x-api-key"))],
+        collects: None,
         fields: Vec::new(),
         allow: Vec::new(),
         deny: Vec::new(),
@@ -65,6 +67,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         ranges: false,
         websocket: false,
         rewrite_json: false,
+        default_secret: false,
         on_reflect: OnReflect::Redact,
         metrics: Metrics::new().integration(NAME),
         rate: None,

@@ -18,7 +18,9 @@ pub struct Inside {
     pub prefix: String,
     /// The integration.
     pub route: Arc<Route>,
-    /// Path and query that were asked of the vendor.
+    /// The path below which it stays, as the app knows it.
+    pub base_path: String,
+    /// Path and query that were asked for.
     pub target: String,
     /// relay's own authorities.
     pub own: Arc<[String]>,
@@ -57,7 +59,7 @@ impl Inside {
         let authority = literal.find("://")? + 3;
         let path = literal.get(authority..)?;
         let path = authority + path.find(['/', '?', '#']).unwrap_or(path.len());
-        let base = self.route.base_path.as_str();
+        let base = self.base_path.as_str();
         literal.get(path..)?.starts_with(base).then_some(path + base.len())
     }
 
@@ -66,7 +68,7 @@ impl Inside {
             app_base: self.app_base.clone(),
             prefix: self.prefix.clone(),
             origin: &self.route.origin,
-            base_path: &self.route.base_path,
+            base_path: &self.base_path,
             target: &self.target,
             own: &self.own,
         }
