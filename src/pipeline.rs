@@ -23,6 +23,7 @@ use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
+use crate::stage::gather::gather;
 use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;
 use crate::stage::record::{self, Ledger, Recorded, Trail};
@@ -104,11 +105,11 @@ async fn relay(
     trail.authenticated(&caller);
     let grant = authorize(&rules, caller, head).await?;
     let mut opened = record::open(trail, grant).await?;
+    gather(trail, &opened, body).await?;
     let mut again = false;
     let answer = loop {
         let line = connect(&worker.pool, &opened, again).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
-        trail.uploads(body.meter());
         let armed = inject(&opened, credential, head, mem::take(body))?;
         match send(line, armed, opened.grant().lease()).await? {
             Sent::Answer(answer) => break answer,
@@ -144,7 +145,8 @@ pub fn watcher(answer: &Answer) -> Option<Watcher> {
 fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Outgoing) -> Response<Full<Bytes>> {
     trail.refused(refusal);
     // An app that waits to be asked for its body has none under way, and reading it would ask.
-    if !body.is_end_stream() && !expects_continue(head) {
+    let under_way = !expects_continue(head) || body.meter().bytes() > 0;
+    if !body.is_end_stream() && under_way {
         tokio::task::spawn_local(reply::drain(body));
     }
     reply::refuse(refusal, trail.request_id(), &head.headers)

@@ -64,6 +64,7 @@ fn route(
         own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
+        collects: None,
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),
         deny: integration.deny.clone(),

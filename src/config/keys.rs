@@ -173,6 +173,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("rewrite", Compound),
             ("on_reflect", Scalar),
             ("rate", Scalar),
+            ("body_limit", Scalar),
         ],
     },
     Shape {

@@ -273,6 +273,8 @@ pub struct Integration {
     pub on_reflect: OnReflect,
     /// Requests per customer and second, with a burst of as many; `None` is unlimited.
     pub rate: Option<u32>,
+    /// The most bytes of a request's body that are collected, where a placement or a signature needs it: 1 MiB.
+    pub body_limit: usize,
 }
 
 /// One field of an integration's secrets.

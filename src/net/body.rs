@@ -72,6 +72,16 @@ impl Outgoing {
         if incoming.is_end_stream() { Self::empty() } else { Self::metered(Source::Streaming(incoming)) }
     }
 
+    /// All of it, if it is here: a body that still streams is `None`.
+    pub const fn collected(&self) -> Option<&Bytes> {
+        static NONE: Bytes = Bytes::new();
+        match &self.source {
+            Source::Empty => Some(&NONE),
+            Source::Whole(bytes) => Some(bytes),
+            Source::Streaming(_) => None,
+        }
+    }
+
     /// Lets the vendor ask for it first: goes out with `Expect: 100-continue`.
     pub fn on_demand(&mut self) {
         if self.upload.is_some() {

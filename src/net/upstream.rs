@@ -103,6 +103,11 @@ impl Upstream {
         &self.origin
     }
 
+    /// Between two pieces of a body, either way.
+    pub const fn idle(&self) -> Duration {
+        self.idle
+    }
+
     pub(super) const fn id(&self) -> u64 {
         self.id
     }

@@ -75,7 +75,8 @@ pub fn inject(
     if body.is_end_stream() && wants_length(head) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if !body.is_end_stream() && expects_continue(head) {
+    // One that was collected has been asked for already.
+    if body.collected().is_none() && !body.is_end_stream() && expects_continue(head) {
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         body.on_demand();
     }

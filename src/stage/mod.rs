@@ -3,12 +3,13 @@
 //! Each turns one proof into the next: `Matched -> Caller -> Grant -> Opened -> Line -> Credential ->
 //! Armed`. The proofs have private fields and are built only here, so a step cannot be skipped. A stage
 //! knows the types of the stages before it, never of those behind it. `limits` is no stage: a route holds its
-//! rate, authorize counts. Nor is `coding`: inject asks by it, scrub judges by it.
+//! rate, authorize counts. Nor is `coding`: inject asks by it, scrub judges by it. `gather` makes no proof: it collects a body where one is needed whole.
 
 pub mod authenticate;
 pub mod authorize;
 pub mod coding;
 pub mod connect;
+pub mod gather;
 pub mod inject;
 pub mod limits;
 #[doc(hidden)]

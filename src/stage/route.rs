@@ -38,6 +38,9 @@ pub struct Route {
     pub base_path: String,
     /// Where a credential is put.
     pub placements: Vec<Placement>,
+    /// The most bytes of a request's body that are collected, where a placement or a signature needs it whole;
+    /// `None` where it streams.
+    pub collects: Option<usize>,
     /// The fields of its secrets.
     pub fields: Vec<FieldSetting>,
     /// What is allowed; empty means anything.

@@ -333,6 +333,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         own_host: None,
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
+        collects: None,
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),
         deny: integration.deny.clone(),

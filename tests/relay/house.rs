@@ -37,8 +37,8 @@ fn room(path: &str) -> &str {
     path.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-const STAGES: [&str; 9] =
-    ["route", "authenticate", "authorize", "record", "connect", "unseal", "inject", "send", "scrub"];
+const STAGES: [&str; 10] =
+    ["route", "authenticate", "authorize", "record", "gather", "connect", "unseal", "inject", "send", "scrub"];
 
 /// What a room may import, as the table of the design says it; `None` is anything.
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
@@ -192,6 +192,7 @@ fn the_corridor_fits_a_screen_and_names_its_ten_steps_in_order() {
         "authenticate(",
         "authorize(",
         "record::open(",
+        "gather(",
         "connect(",
         "unseal(",
         "inject(",

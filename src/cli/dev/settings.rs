@@ -116,6 +116,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,
+        body_limit: 1024 * 1024,
     })
 }
 

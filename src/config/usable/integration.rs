@@ -70,6 +70,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
     let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
+    let body_limit = written.whole(table, "body_limit", 1024..=16 * 1024 * 1024, 1024 * 1024);
     let (origin, base_path) = address?;
     Some(Integration {
         name: IntegrationName::parse("unnamed").ok()?,
@@ -94,6 +95,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         rewrite_json,
         on_reflect,
         rate: rate.and_then(|rate| u32::try_from(rate).ok()),
+        body_limit: usize::try_from(body_limit).ok()?,
     })
 }
 

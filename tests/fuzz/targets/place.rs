@@ -57,6 +57,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         own_host: None,
         base_path: BASE.to_owned(),
         placements: vec![placement("authorization", "Bearer {token}"), placement("x-api-key", "{token}")],
+        collects: None,
         fields: Vec::new(),
         allow: Vec::new(),
         deny: Vec::new(),
