@@ -43,6 +43,7 @@ fn route(
         })?),
         (None, None) => None,
     };
+    let signing = integration.sign.clone().map(Box::new);
     let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
@@ -64,7 +65,10 @@ fn route(
         own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
-        collects: None,
+        collects: signing.as_ref().map(|_| integration.body_limit),
+        signed: signing.as_ref().map(|signing| signing.headers()).unwrap_or_default(),
+        signing,
+        client_certificate: integration.client_certificate.clone(),
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),
         deny: integration.deny.clone(),

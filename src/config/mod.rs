@@ -14,6 +14,7 @@ mod kms;
 mod listen;
 mod report;
 pub mod rule;
+pub mod signing;
 mod suggest;
 pub mod template;
 mod usable;
@@ -39,6 +40,7 @@ pub use report::{Finding, Report, Severity};
 
 use report::{Findings, Place};
 use rule::Rule;
+use signing::{ClientCertificate, Signing};
 use template::Template;
 use written::Written;
 
@@ -245,6 +247,10 @@ pub struct Integration {
     pub fields: Vec<FieldSetting>,
     /// Where they are put.
     pub inject: Vec<Placement>,
+    /// What signs its requests.
+    pub sign: Option<Signing>,
+    /// What relay shows the vendor in the TLS handshake.
+    pub client_certificate: Option<ClientCertificate>,
     /// What is allowed; empty means anything below the base path.
     pub allow: Vec<Rule>,
     /// What is not, whatever `allow` says.
@@ -286,6 +292,10 @@ pub struct FieldSetting {
     pub label: String,
     /// Whether values under 8 bytes are taken, unscrubbed (`scrub = "off_danger"`).
     pub scrub_off_danger: bool,
+    /// Whether a secret may be without it (`optional = true`); what it is used for is then left out.
+    pub optional: bool,
+    /// Whether it is PEM text that stands in no request, so that it may have line breaks.
+    pub pem: bool,
 }
 
 /// Where a credential goes: one header and how its value is built.

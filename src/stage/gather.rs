@@ -28,7 +28,7 @@ use crate::stage::record::{Opened, Trail};
 /// `secret_not_found` if the secret is revoked meanwhile.
 pub async fn gather(trail: &Trail, opened: &Opened, body: &mut Outgoing) -> Result<(), Refusal> {
     trail.uploads(body.meter());
-    let Some(most) = opened.grant().route().collects else { return Ok(()) };
+    let Some(most) = opened.grant().collects() else { return Ok(()) };
     // Boxed, so that a request that streams does not carry the room for it.
     *body = Outgoing::whole(Box::pin(collected(opened.grant(), body, most)).await?);
     Ok(())

@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use zeroize::Zeroizing;
 
-use crate::config::Placement;
+use crate::clock::Moment;
+use crate::config::FieldSetting;
 use crate::config::template::{Part, Template};
 use crate::envelope::check_value;
 use crate::model::FieldName;
@@ -24,6 +25,7 @@ use crate::stage::authenticate::{Token, is_slot, without_tokens};
 use crate::stage::coding;
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
+use crate::stage::sign::sign;
 use crate::stage::unseal::Credential;
 
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -86,7 +88,11 @@ pub fn inject(
     }
     let mut rendered = Vec::new();
     for placement in &route.placements {
-        let (value, pair) = render(&placement.value, &credential)?;
+        let (value, pair) = match render(&placement.value, &credential) {
+            // Asked only here, so that a secret that has all of its fields does not pay for it.
+            Err(_) if is_left_out(&placement.value, &credential, route) => continue,
+            rendered => rendered?,
+        };
         headers.insert(placement.header.clone(), value);
         rendered.extend(pair);
     }
@@ -95,7 +101,22 @@ pub fn inject(
     *request.uri_mut() = grant.target().clone();
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = headers;
+    if let Some(signing) = &route.signing {
+        sign(signing, &credential, &mut request, Moment::now())?;
+    }
     Ok(Armed { request, planted: Planted { credential, rendered } })
+}
+
+/// Whether a placement waits for an optional field that this secret does not have.
+fn is_left_out(template: &Template, credential: &Credential, route: &Route) -> bool {
+    let absent = |name: &FieldName| {
+        let optional = |field: &FieldSetting| field.optional && field.spec.name == *name;
+        route.fields.iter().any(optional) && credential.value(name).is_none()
+    };
+    match template {
+        Template::Text(parts) => parts.iter().any(|part| matches!(part, Part::Field(name) if absent(name))),
+        Template::Basic { user, password } => absent(user) || absent(password),
+    }
 }
 
 /// Whether no body at all must be said: many servers answer 411 to a POST without a length (RFC 9110
@@ -120,7 +141,8 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
         let stays_behind = is_dropped(name)
             || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
             || is_slot(name, &route.placements)
-            || route.placements.iter().any(|placement| is_twin(name, placement))
+            || route.placements.iter().any(|placement| is_twin(name, &placement.header))
+            || route.signed.iter().any(|signed| is_twin(name, signed))
             || token.stands_in(value.as_bytes());
         if !stays_behind {
             headers.append(name.clone(), value.clone());
@@ -191,9 +213,9 @@ fn is_dropped(name: &HeaderName) -> bool {
 }
 
 /// `X_Api_Key` beside an injected `X-Api-Key`: gateways that fold `_` and `-` see two.
-fn is_twin(name: &HeaderName, placement: &Placement) -> bool {
+fn is_twin(name: &HeaderName, injected: &HeaderName) -> bool {
     let folded = |b: u8| if b == b'_' { b'-' } else { b };
-    let (a, b) = (name.as_str(), placement.header.as_str());
+    let (a, b) = (name.as_str(), injected.as_str());
     a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
 }
 

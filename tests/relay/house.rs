@@ -37,8 +37,18 @@ fn room(path: &str) -> &str {
     path.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-const STAGES: [&str; 10] =
-    ["route", "authenticate", "authorize", "record", "gather", "connect", "unseal", "inject", "send", "scrub"];
+const STAGES: [&str; 10] = [
+    "route",
+    "authenticate",
+    "authorize",
+    "record",
+    "gather",
+    "connect",
+    "unseal",
+    "inject",
+    "send",
+    "scrub",
+];
 
 /// What a room may import, as the table of the design says it; `None` is anything.
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
@@ -148,6 +158,8 @@ fn plaintext_is_exposed_only_where_the_design_says() {
         "kms/",            // wraps data keys
         "seal/",           // checks what is about to be sealed
         "stage/inject.rs", // puts it into the request
+        "stage/sign/",     // signs with it
+        "stage/unseal.rs", // hands a client certificate to a handshake
         "stage/scrub/",    // looks for it in the answer
         "jwks/",           // the HS256 key; the token that an issuer wants to be shown
         "audit/anchor.rs", // the signing seed

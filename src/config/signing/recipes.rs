@@ -37,9 +37,7 @@ enum Part {
     Signature,
 }
 
-use Part::{
-    Body, Key, Method, Nonce, Passphrase, PathAndQuery, Query, Signature, SignedPassphrase, T, Time,
-};
+use Part::{Body, Key, Method, Nonce, Passphrase, PathAndQuery, Query, Signature, SignedPassphrase, T, Time};
 
 /// What most rows have in common.
 const PLAIN: Row = Row {
@@ -131,10 +129,7 @@ const ROWS: &[Row] = &[
         name: "slack_v0",
         message: &[T("v0:"), Time, T(":"), Body],
         time: TimeForm::Seconds,
-        headers: &[
-            ("x-slack-request-timestamp", &[Time]),
-            ("x-slack-signature", &[T("v0="), Signature]),
-        ],
+        headers: &[("x-slack-request-timestamp", &[Time]), ("x-slack-signature", &[T("v0="), Signature])],
         ..PLAIN
     },
     // Standard Webhooks specification 1.0, "Signature scheme", symmetric.

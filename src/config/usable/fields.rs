@@ -34,7 +34,9 @@ pub(super) fn fields(written: &mut Written<'_>, integration: &Table<'_>) -> Vec<
 fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
     let name = FieldName::parse("token").ok()?;
     let spec = FieldSpec { name, secret: true };
-    Some((FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false }, place.clone()))
+    let label = "Token".to_owned();
+    let setting = FieldSetting { spec, label, scrub_off_danger: false, optional: false, pem: false };
+    Some((setting, place.clone()))
 }
 
 fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> FieldSetting {
@@ -53,5 +55,6 @@ fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> Field
         let message = format!("{} is not secret, so it is never scrubbed anyway", table.shown);
         written.findings.warning(&table.place_of("scrub"), message, "leave scrub away");
     }
-    FieldSetting { spec: FieldSpec { name, secret }, label, scrub_off_danger }
+    let optional = written.switch(table, "optional").is_some_and(|given| given.value);
+    FieldSetting { spec: FieldSpec { name, secret }, label, scrub_off_danger, optional, pem: false }
 }

@@ -131,7 +131,9 @@ pub async fn authenticate(
     headers: &HeaderMap,
     at: Moment,
 ) -> Result<Caller, Refusal> {
-    let found = slots::find(headers, matched.route().map(|route| route.placements.as_slice()))?;
+    let route = matched.route();
+    let signed = route.map(|route| route.signed.as_slice()).unwrap_or_default();
+    let found = slots::find(headers, route.map(|route| route.placements.as_slice()), signed)?;
     let now = at.unix_seconds();
     let generation = rules.generation.now();
     let key = verdicts.key(found.as_bytes());

@@ -23,6 +23,7 @@ const LONGEST_TOKEN: usize = 8 * 1024;
 pub(super) fn find<'a>(
     headers: &'a HeaderMap,
     placements: Option<&[Placement]>,
+    signed: &[HeaderName],
 ) -> Result<Cow<'a, str>, Refusal> {
     let mut own = headers.get_all(RELAY_AUTHORIZATION).iter();
     match (own.next(), own.next()) {
@@ -39,7 +40,7 @@ pub(super) fn find<'a>(
     }
     let slots = placements.unwrap_or_default().iter().filter(|p| !p.value.fields().is_empty());
     let mut found: Option<Cow<'a, str>> = None;
-    let names = slots.map(|p| &p.header).filter(|name| *name != AUTHORIZATION);
+    let names = slots.map(|p| &p.header).chain(signed).filter(|name| *name != AUTHORIZATION);
     for name in names.chain([&AUTHORIZATION]) {
         for value in headers.get_all(name) {
             for token in text_of(value).map(tokens_in).into_iter().flatten().flatten() {

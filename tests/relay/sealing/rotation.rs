@@ -28,12 +28,18 @@ use super::{customer, spec};
 const CANARY: &str = "xoxb-canary-5d1f0c77";
 
 fn target(name: &str, origin: &str) -> SealTarget {
-    let field =
-        FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false };
+    let field = FieldSetting {
+        spec: spec("token", true),
+        label: "Token".to_owned(),
+        scrub_off_danger: false,
+        optional: false,
+        pem: false,
+    };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),
         fields: vec![field],
+        client_certificate: None,
     }
 }
 

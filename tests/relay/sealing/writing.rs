@@ -23,12 +23,18 @@ use super::{customer, spec};
 const CANARY: &str = "xoxb-canary-9f31c0de";
 
 fn setting(name: &str, secret: bool, scrub_off_danger: bool) -> FieldSetting {
-    FieldSetting { spec: spec(name, secret), label: name.to_owned(), scrub_off_danger }
+    FieldSetting {
+        spec: spec(name, secret),
+        label: name.to_owned(),
+        scrub_off_danger,
+        optional: false,
+        pem: false,
+    }
 }
 
 fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
     let origin = Origin::parse(origin).unwrap();
-    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, fields }
+    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, fields, client_certificate: None }
 }
 
 fn targets() -> Vec<SealTarget> {
