@@ -32,6 +32,8 @@ mod audit_path;
 mod callers;
 /// The hunt finds a leak when there is one, and there is none.
 mod canary;
+/// A vendor that demands a certificate sees each secret's own, on connections that nobody else uses.
+mod client_certificate;
 /// The command line as a person and a script use it, by the real binary.
 mod cli;
 /// Compressed, partial and framed answers, on the wire; what vouches for their bytes.
@@ -80,6 +82,8 @@ mod rotation;
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.
 mod sealing;
+/// Requests are signed with the customer's key, whatever the app's SDK signed them with.
+mod signing;
 /// Both engines keep what they acknowledged.
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.
