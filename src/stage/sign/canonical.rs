@@ -228,22 +228,6 @@ mod tests {
     const SCOPE: Scope<'_> = Scope { time: "20150830T123600Z", region: "us-east-1", service: "service" };
     const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-    fn headers(rows: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in rows {
-            headers.append(*name, value.parse().unwrap());
-        }
-        headers
-    }
-
-    fn signed(method: &str, target: &str, rows: &[(&'static str, &str)], payload: &str) -> String {
-        let mut headers = headers(&[("host", "example.amazonaws.com"), ("x-amz-date", SCOPE.time)]);
-        headers.extend(self::headers(rows));
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        Canonical { method: &method, path, query, headers: &headers, payload }.sign(SCOPE, SECRET).0
-    }
-
     // The names are those of the suite; what it signs beside host, date and content-type is left out.
     #[test]
     fn the_published_vectors_have_their_published_signatures() {
