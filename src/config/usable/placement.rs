@@ -49,7 +49,8 @@ pub(super) fn placements(
     fields: &[(FieldSetting, Place)],
     elsewhere: &[FieldName],
 ) -> Vec<Placement> {
-    if integration.entry("inject").is_none() && !elsewhere.is_empty() {
+    let others = ["sign", "client_certificate"].iter().any(|key| integration.entry(key).is_some());
+    if others && integration.entry("inject").is_none() {
         return Vec::new();
     }
     if integration.entry("inject").is_none() {
