@@ -305,8 +305,7 @@ fn needed(written: &mut Written<'_>, table: &Table<'_>, key: &str, fields: &Fiel
     }
     let name = field(written, table, key, fields)?;
     if fields.iter().any(|(setting, _)| setting.spec.name == name && setting.optional) {
-        let message =
-            format!("{} {key}: {{{name}}} is optional, and every request needs it", table.shown);
+        let message = format!("{} {key}: {{{name}}} is optional, and every request needs it", table.shown);
         written.findings.error(&table.place_of(key), message, "leave optional away");
     }
     Some(name)
