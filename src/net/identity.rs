@@ -1,6 +1,6 @@
 //! What relay shows a vendor that demands a certificate, and whose connections those are.
 //!
-//! An identity is used for one handshake and then wiped; its connection stays, marked with a [`Badge`], serves
+//! An identity is used for one handshake and then wiped; its connection stays, marked with a badge, serves
 //! the one version of the one secret that it was made with, and ends with it. No TLS session is kept, so none
 //! is resumed with another's identity or behind a revocation. What must never enter: a key that outlives its
 //! handshake, a name or a path of a request.

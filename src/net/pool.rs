@@ -88,8 +88,8 @@ impl Pool {
     ) -> Result<Line, ConnectError> {
         // Before the handshake, so that a revocation meanwhile is seen on it.
         let badge = self.0.badges.borrow_mut().of(upstream.id(), whose);
-        let (stream, peer) = upstream.dial_showing(identity, apart).await?;
         self.0.begin_reaping();
+        let (stream, peer) = upstream.dial_showing(identity, apart).await?;
         let only = Some(customer.clone());
         let way = if tap::speaks_http2(&stream) {
             self.branch(Trunk::start(stream, peer, only, Some(badge.clone())).await?, badge.place, customer)?
