@@ -256,9 +256,11 @@ def side_by_side(relay: Relay, added: dict, token: str, vendor: Vendor, real: Cr
 
 
 def memory(relay: Relay) -> int:
-    """The most that relay ever had in memory, in KiB."""
-    text = Path(f"/proc/{relay.process.pid}/status").read_text()
-    return int(text.split("VmHWM:")[1].split()[0])
+    """The most that relay had in memory since this was last asked, in KiB."""
+    process = Path(f"/proc/{relay.process.pid}")
+    most = int((process / "status").read_text().split("VmHWM:")[1].split()[0])
+    (process / "clear_refs").write_text("5")
+    return most
 
 
 class Random:
@@ -282,11 +284,13 @@ class Random:
 
 
 def sdks(relay: Relay, door: int, ca: Path, added: dict, token: str, vendor: Vendor, real: Credentials) -> None:
-    def client(service: str, name: str, url: str | None = None, **more):
+    def client(service: str, name: str, url: str | None = None, signature: str | None = None, **more):
+        given = {"aws_access_key_id": "dummy", "aws_secret_access_key": "dummy", "aws_session_token": token} | more
         return boto3.client(
             service, endpoint_url=url or f"{relay.url}/{name}/{added[name]}", region_name="us-west-2",
-            aws_access_key_id="dummy", aws_secret_access_key="dummy", aws_session_token=token,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}), **more,
+            config=Config(
+                s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, signature_version=signature
+            ), **given,
         )
 
     def calls(what: str, service: str, *made) -> None:
@@ -311,6 +315,7 @@ def sdks(relay: Relay, door: int, ca: Path, added: dict, token: str, vendor: Ven
         )
         put = next(seen for seen in reversed(vendor.seen) if seen[0] == "PUT")
         assert put[3].sha256 == hashlib.sha256(b"content").hexdigest(), put
+        memory(relay)
         before = memory(relay)
         s3.put_object(Bucket="b", Key="big", Body=Random(BIG))
         grown = (memory(relay) - before) / 1024
@@ -323,8 +328,14 @@ def sdks(relay: Relay, door: int, ca: Path, added: dict, token: str, vendor: Ven
     dynamodb, sts = client("dynamodb", "dynamodb"), client("sts", "sts")
     calls("boto3 DynamoDB", "dynamodb", lambda: dynamodb.list_tables(Limit=1))
     calls("boto3 STS", "sts", sts.get_caller_identity)
-    presigned = client("s3", "s3").generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
-    assert code_of(presigned, {"authorization": f"Bearer {token}"}) == "request_unsignable"
+    bearer = {"authorization": f"Bearer {token}"}
+    for version in ("s3", "s3v4"):
+        with_token = client("s3", "s3", signature=version)
+        url = with_token.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
+        assert code_of(url, bearer) == "path_refused", "the URL holds the caller's token"
+        without = client("s3", "s3", signature=version, aws_session_token=None)
+        url = without.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
+        assert code_of(url, bearer) == "request_unsignable", url
 
 
 def code_of(url: str, headers: dict, data: bytes | None = None) -> str:
