@@ -32,10 +32,10 @@ mod audit_path;
 mod callers;
 /// The hunt finds a leak when there is one, and there is none.
 mod canary;
-/// A vendor that demands a certificate sees each secret's own, on connections that nobody else uses.
-mod client_certificate;
 /// The command line as a person and a script use it, by the real binary.
 mod cli;
+/// A vendor that demands a certificate sees each secret's own, on connections that nobody else uses.
+mod client_certificate;
 /// Compressed, partial and framed answers, on the wire; what vouches for their bytes.
 mod codings;
 /// relay.toml: every mistake is reported at once, with its line and the fix.

@@ -74,8 +74,7 @@ fn signature_of(request: &Received, secret: &str, (region, service): (&str, &str
     for part in [&time[..8], region, service, "aws4_request"] {
         key = hmac_of(&key, part.as_bytes());
     }
-    let signature =
-        hex(&hmac_of(&key, format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{hashed}").as_bytes()));
+    let signature = hex(&hmac_of(&key, format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{hashed}").as_bytes()));
     format!("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/{scope}, SignedHeaders={names}, Signature={signature}")
 }
 
@@ -85,7 +84,8 @@ fn what_an_sdk_signed_with_a_dummy_key_is_signed_anew() {
     let id = secret(&rig, None);
     let token = rig.token("acme");
     let hash = hex(digest(&SHA256, b"content").as_ref());
-    let more = [("x-amz-content-sha256", hash.as_str()), ("x-amz-meta-a", "b"), ("content-type", "text/plain")];
+    let more =
+        [("x-amz-content-sha256", hash.as_str()), ("x-amz-meta-a", "b"), ("content-type", "text/plain")];
     let answer = ask(&rig, ("PUT", &format!("{id}/bucket/key?partNumber=1&uploadId=x")), &more, b"content");
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = rig.vendor.last();
@@ -263,8 +263,7 @@ fn coinbases_headers_are_set_and_the_sdks_own_are_gone() {
         ("cb-access-passphrase", "dummy"),
         ("content-type", "application/json"),
     ];
-    let answer =
-        rig.client().request("POST", &format!("/vendor/{id}/orders?a=b"), &headers, b"{\"size\":1}");
+    let answer = rig.client().request("POST", &format!("/vendor/{id}/orders?a=b"), &headers, b"{\"size\":1}");
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = rig.vendor.last();
     let time = seen.header("cb-access-timestamp").unwrap();
@@ -298,9 +297,13 @@ fn binances_parameters_are_taken_out_wherever_they_stand_and_signed_anew() {
         let answer = rig.client().request(method, &format!("/vendor/{id}/{path}"), &headers, body);
         assert_eq!(answer.status, 200, "{mistake}: {}", answer.text());
         let seen = rig.vendor.last();
-        let (query, signature) = seen.target().split_once('?').unwrap().1.split_once("&signature=").unwrap_or_else(|| {
-            panic!("{mistake}: {}", seen.target())
-        });
+        let (query, signature) = seen
+            .target()
+            .split_once('?')
+            .unwrap()
+            .1
+            .split_once("&signature=")
+            .unwrap_or_else(|| panic!("{mistake}: {}", seen.target()));
         assert!(query.starts_with(&format!("{kept}timestamp=")), "{mistake}: {query}");
         let left: &[u8] = if body.is_empty() { b"" } else { b"side=BUY" };
         assert_eq!(seen.body, left, "{mistake}");
@@ -370,6 +373,11 @@ fn a_placement_whose_optional_field_is_absent_is_left_out() {
         assert_eq!(seen.all("x-team"), wanted, "what the app wrote there does not go on either way");
         assert_eq!(seen.all("authorization"), [format!("Bearer {canary}")]);
     }
-    let body = serde_json::json!({ "customer": "acme", "integration": "vendor", "fields": { "team": "red" } });
-    assert_eq!(rig.admin("POST", "/v1/secrets", Some(&body.to_string())).status, 400, "the other is not optional");
+    let body =
+        serde_json::json!({ "customer": "acme", "integration": "vendor", "fields": { "team": "red" } });
+    assert_eq!(
+        rig.admin("POST", "/v1/secrets", Some(&body.to_string())).status,
+        400,
+        "the other is not optional"
+    );
 }

@@ -247,9 +247,8 @@ pub fn identity_demanding(names: &[&str], clients: Option<&str>) -> (Arc<ServerC
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(pem) => {
