@@ -31,7 +31,7 @@ use crate::stage::route::{Routes, route};
 use crate::stage::scrub::{Passed, Surroundings, scrub};
 
 use crate::stage::send::{Sent, send};
-use crate::stage::unseal::unseal;
+use crate::stage::unseal::{identity, unseal};
 
 pub use crate::net::body::Outgoing;
 pub use crate::stage::authorize::leases::Watcher;
@@ -108,7 +108,7 @@ async fn relay(
     gather(trail, &opened, head, body).await?;
     let mut again = false;
     let answer = loop {
-        let line = connect(&worker.pool, &opened, again).await?;
+        let line = connect(&worker.pool, &opened, again, || identity(&shared.keys, &opened)).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
         let armed = inject(&opened, credential, head, mem::take(body))?;
         match send(line, armed, opened.grant().lease()).await? {

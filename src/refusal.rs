@@ -37,6 +37,7 @@ codes! {
     TokenAmbiguous = "token_ambiguous", BAD_REQUEST, "The request carries two different caller tokens";
     SecretMissing = "secret_missing", BAD_REQUEST, "The request names no secret";
     SecretAmbiguous = "secret_ambiguous", BAD_REQUEST, "The request names two different secrets";
+    RequestUnsignable = "request_unsignable", BAD_REQUEST, "The request cannot be signed for the vendor";
     TokenMissing = "token_missing", UNAUTHORIZED, "The request carries no caller token";
     TokenInvalid = "token_invalid", UNAUTHORIZED, "The caller token is not valid";
     TokenExpired = "token_expired", UNAUTHORIZED, "The caller token has expired";

@@ -30,7 +30,8 @@ impl Secret {
         Ok(secret)
     }
 
-    /// The plaintext. The caller keeps it inside `envelope`, `kms`, `stage::inject` or `stage::scrub`.
+    /// The plaintext. The caller keeps it inside `envelope`, `kms`, `stage::inject`,
+    /// `stage::sign` or `stage::scrub`.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

@@ -43,6 +43,9 @@ fn route(
         })?),
         (None, None) => None,
     };
+    let signing = integration.sign.clone().map(Box::new);
+    let signed = signing.as_ref().map(|signing| signing.headers()).unwrap_or_default();
+    let in_body = integration.inject.iter().any(Placement::is_in_body);
     let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
     let upstream = Upstream::new(UpstreamSettings {
         origin: integration.origin.clone(),
@@ -64,8 +67,11 @@ fn route(
         own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),
         placements: integration.inject.clone(),
-        slots: Slot::all_of(&integration.inject, &integration.fields),
-        collects: integration.inject.iter().any(Placement::is_in_body).then_some(integration.body_limit),
+        slots: Slot::all_of(&integration.inject, &integration.fields, &signed),
+        collects: (in_body || signing.is_some()).then_some(integration.body_limit),
+        signing,
+        signed,
+        client_certificate: integration.client_certificate.clone(),
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),
         deny: integration.deny.clone(),

@@ -40,6 +40,7 @@ use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
 use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
+use crate::stage::connect::part_with_changed;
 use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
@@ -347,12 +348,9 @@ impl Parts {
         move || Station {
             worker: Worker {
                 leases: Leases::new(shared.records.clone()),
-                shared,
                 verdicts: Verdicts::new(VERDICTS),
-                pool: Pool::new(PoolLimits {
-                    idle_per_origin: limits.idle_per_origin,
-                    idle_timeout: limits.idle_timeout,
-                }),
+                pool: pool(&shared, &limits),
+                shared,
                 ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals }),
             },
             limits: DoorLimits {
@@ -367,6 +365,16 @@ impl Parts {
             metrics,
         }
     }
+}
+
+/// A worker's connections; those made with a client certificate end when their secret changes.
+fn pool(shared: &Shared, limits: &Limits) -> Pool {
+    let (idle_per_origin, idle_timeout) = (limits.idle_per_origin, limits.idle_timeout);
+    let pool = Pool::new(PoolLimits { idle_per_origin, idle_timeout });
+    if shared.routes.iter().any(|route| route.client_certificate.is_some()) {
+        part_with_changed(&pool, &shared.records);
+    }
+    pool
 }
 
 /// Each minute; what the store does not take is lost, since nobody waits for it.

@@ -18,6 +18,7 @@ mod listen;
 pub mod placement;
 mod report;
 pub mod rule;
+pub mod signing;
 mod suggest;
 pub mod template;
 mod usable;
@@ -45,6 +46,7 @@ pub use suggest::nearest;
 
 use report::{Findings, Place};
 use rule::Rule;
+use signing::{ClientCertificate, Signing};
 use written::Written;
 
 /// Whether what the text points to must be there.
@@ -292,6 +294,10 @@ pub struct Integration {
     pub fields: Vec<FieldSetting>,
     /// Where they are put.
     pub inject: Vec<Placement>,
+    /// What signs its requests.
+    pub sign: Option<Signing>,
+    /// What relay shows the vendor in the TLS handshake.
+    pub client_certificate: Option<ClientCertificate>,
     /// What is allowed; empty means anything below the base path.
     pub allow: Vec<Rule>,
     /// What is not, whatever `allow` says.
@@ -339,6 +345,10 @@ pub struct FieldSetting {
     pub example: Option<String>,
     /// Whether values under 8 bytes are taken, unscrubbed (`scrub = "off_danger"`).
     pub scrub_off_danger: bool,
+    /// Whether a secret may be without it (`optional = true`); what it is used for is then left out.
+    pub optional: bool,
+    /// Whether it is PEM text that stands in no request, so that it may have line breaks.
+    pub pem: bool,
 }
 
 impl FieldSetting {

@@ -17,7 +17,7 @@ mod wire;
 pub use fingerprint::{derived_id, fingerprint};
 pub use head::Head;
 pub use sealed::{Binding, open, reseal, seal};
-pub use value::{LONGEST_VALUE, SHORTEST_SCRUBBED, check_value};
+pub use value::{LONGEST_VALUE, SHORTEST_SCRUBBED, check_text, check_value};
 
 /// Why a stored record is not used. Holds nothing of the record but its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

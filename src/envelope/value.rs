@@ -11,6 +11,18 @@ pub const LONGEST_VALUE: usize = 64 * 1024;
 /// The shortest value that is scrubbed: shorter ones would be found by chance everywhere.
 pub const SHORTEST_SCRUBBED: usize = 8;
 
+/// Checks a value that stands in no header, such as a PEM text: 1 byte to 64 KiB of 0x20 to 0x7e and line breaks.
+pub fn check_text(value: &[u8]) -> Result<(), Malformed> {
+    if value.is_empty() || value.len() > LONGEST_VALUE {
+        return Err(Malformed("it is empty, or over 64 KiB"));
+    }
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\r');
+    if !value.iter().all(plain) {
+        return Err(Malformed("it has a control byte or one outside ASCII in it"));
+    }
+    Ok(())
+}
+
 /// Checks a value: 1 byte to 64 KiB of 0x20 to 0x7e. A tab, a line break, NUL, DEL and bytes over 0x7f are
 /// refused: each means something else to some parser on the way.
 pub fn check_value(value: &[u8]) -> Result<(), Malformed> {

@@ -11,6 +11,7 @@ mod demand;
 pub mod dial;
 pub mod fetch;
 mod frame;
+pub mod identity;
 pub mod line;
 mod patience;
 pub mod pool;

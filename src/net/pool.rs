@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::identity::{Badges, Identity, Whose};
 use super::line::{Line, Way};
 use super::tap;
 use super::trunk::Trunk;
 pub use super::upstream::{ConnectError, Upstream, UpstreamSettings};
 use super::wire::Wire;
-use crate::model::Customer;
+use crate::model::{Customer, SecretId};
 
 /// How many idle connections are kept, and how long.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,13 @@ impl Pool {
     /// An empty pool. It is used inside a `LocalSet`.
     pub fn new(limits: PoolLimits) -> Self {
         let reaped = Cell::new(false);
-        Self(Rc::new(Shelf { limits, idle: RefCell::default(), trunks: RefCell::default(), reaped }))
+        Self(Rc::new(Shelf {
+            limits,
+            idle: RefCell::default(),
+            trunks: RefCell::default(),
+            badges: RefCell::default(),
+            reaped,
+        }))
     }
 
     /// A connection for one request of `customer`: an idle one unless `fresh`, else a newly dialled one.
@@ -60,6 +67,55 @@ impl Pool {
         Ok(Line::new(way, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), reused))
     }
 
+    /// A connection that was made with this identity, if one stands idle or can carry one more request.
+    pub fn line_of(&self, upstream: &Arc<Upstream>, customer: &Customer, whose: Whose) -> Option<Line> {
+        let badge = self.0.badges.borrow().find(upstream.id(), whose)?;
+        let way = self.0.take(badge.place, customer)?;
+        Some(Line::new(way, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), true))
+    }
+
+    /// A newly dialled connection on which `identity` is shown. It serves this version of this secret alone, and
+    /// with `apart` one request.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when it could not be had.
+    pub async fn line_showing(
+        &self,
+        upstream: &Arc<Upstream>,
+        customer: &Customer,
+        (whose, identity): (Whose, Identity),
+        apart: bool,
+    ) -> Result<Line, ConnectError> {
+        // Before the handshake, so that a revocation meanwhile is seen on it.
+        let badge = self.0.badges.borrow_mut().of(upstream.id(), whose);
+        self.0.begin_reaping();
+        let (stream, peer) = upstream.dial_showing(identity, apart).await?;
+        let only = Some(customer.clone());
+        let way = if tap::speaks_http2(&stream) {
+            self.branch(Trunk::start(stream, peer, only, Some(badge.clone())).await?, badge.place, customer)?
+        } else {
+            let mut wire = Wire::start(stream, peer, badge.place, only).await.map(Box::new)?;
+            wire.carry(badge);
+            if apart {
+                wire.keep_apart();
+            }
+            Way::Wire(wire)
+        };
+        Ok(Line::new(way, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), false))
+    }
+
+    /// Closes the idle connections that were made with an identity of this secret, or of any, and lends those
+    /// that are in use to nobody else.
+    pub fn revoke(&self, secret: Option<SecretId>) {
+        self.0.revoke(secret);
+    }
+
+    /// The same, for as long as the pool lives.
+    pub fn revoker(&self) -> impl Fn(Option<SecretId>) -> bool + use<> {
+        let shelf = Rc::downgrade(&self.0);
+        move |secret| shelf.upgrade().map(|shelf| shelf.revoke(secret)).is_some()
+    }
+
     /// A newly dialled HTTP/1.1 connection that is kept for nobody else: it may switch protocols.
     ///
     /// # Errors
@@ -70,7 +126,8 @@ impl Pool {
         customer: &Customer,
     ) -> Result<Line, ConnectError> {
         let (stream, peer) = Box::pin(upstream.dial_http1()).await?;
-        let mut wire = Wire::start(stream, peer, upstream, Some(customer.clone())).await.map(Box::new)?;
+        let mut wire =
+            Wire::start(stream, peer, upstream.id(), Some(customer.clone())).await.map(Box::new)?;
         wire.keep_apart();
         let (shelf, upstream) = (Rc::clone(&self.0), Arc::clone(upstream));
         Ok(Line::new(Way::Wire(wire), shelf, upstream, customer.clone(), false))
@@ -84,16 +141,19 @@ impl Pool {
 
     async fn connect(&self, upstream: &Arc<Upstream>, customer: &Customer) -> Result<Way, ConnectError> {
         let (stream, peer) = upstream.dial().await?;
-        if !self.0.reaped.replace(true) {
-            tokio::task::spawn_local(reap(Rc::downgrade(&self.0)));
-        }
+        self.0.begin_reaping();
         let only = upstream.isolate.then(|| customer.clone());
         if !tap::speaks_http2(&stream) {
-            return Wire::start(stream, peer, upstream, only).await.map(|wire| Way::Wire(Box::new(wire)));
+            let started = Wire::start(stream, peer, upstream.id(), only).await;
+            return started.map(|wire| Way::Wire(Box::new(wire)));
         }
-        let trunk = Trunk::start(stream, peer, only).await?;
+        self.branch(Trunk::start(stream, peer, only, None).await?, upstream.id(), customer)
+    }
+
+    /// The first place on a fresh shared connection, which is kept.
+    fn branch(&self, trunk: Rc<Trunk>, place: u64, customer: &Customer) -> Result<Way, ConnectError> {
         let branch = trunk.branch(customer);
-        self.0.keep(upstream.id(), trunk);
+        self.0.keep(place, trunk);
         let closed = || ConnectError::Unreachable("the vendor closed a fresh connection".to_owned());
         branch.map(Way::Branch).ok_or_else(closed)
     }
@@ -105,6 +165,8 @@ pub(super) struct Shelf {
     idle: RefCell<HashMap<u64, VecDeque<Idle>>>,
     /// HTTP/2 connections, whatever is on them.
     trunks: RefCell<HashMap<u64, Vec<Rc<Trunk>>>>,
+    /// The identities that connections were made with.
+    badges: RefCell<Badges>,
     reaped: Cell<bool>,
 }
 
@@ -148,11 +210,11 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
-        if !wire.is_drivable() || wire.is_apart() {
+        if !wire.is_drivable() || wire.is_apart() || wire.is_revoked() {
             return;
         }
         let mut shelf = self.idle.borrow_mut();
-        let row = shelf.entry(wire.upstream()).or_default();
+        let row = shelf.entry(wire.place()).or_default();
         row.push_back(Idle { wire, since: Instant::now() });
         if row.len() > self.limits.idle_per_origin {
             row.pop_front();
@@ -178,6 +240,22 @@ impl Shelf {
             row.retain(|trunk| trunk.is_open() && !rests(trunk));
             !row.is_empty()
         });
+        self.badges.borrow_mut().sweep();
+    }
+
+    fn revoke(&self, secret: Option<SecretId>) {
+        let places = self.badges.borrow_mut().revoke(secret);
+        let mut closed = Vec::new();
+        for place in places {
+            closed.extend(self.idle.borrow_mut().remove(&place));
+            self.trunks.borrow_mut().remove(&place);
+        }
+    }
+
+    fn begin_reaping(self: &Rc<Self>) {
+        if !self.reaped.replace(true) {
+            tokio::task::spawn_local(reap(Rc::downgrade(self)));
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::body::Outgoing;
+use super::identity::Badge;
 use super::patience::Patience;
 use super::tap::Stream;
 use super::upstream::{ConnectError, Upstream};
@@ -48,6 +49,8 @@ pub(super) struct Trunk {
     idle_since: Cell<Instant>,
     /// It did not answer in time: what is under way may end, nothing new begins.
     spent: Cell<bool>,
+    /// The identity that it was made with.
+    badge: Option<Rc<Badge>>,
 }
 
 /// One request's place on a connection.
@@ -57,11 +60,13 @@ pub(super) struct Branch {
 }
 
 impl Trunk {
-    /// Starts HTTP/2 on a fresh connection on which it was negotiated. `customer` if it is only theirs.
+    /// Starts HTTP/2 on a fresh connection on which it was negotiated. `customer` if it is only theirs, `badge` if
+    /// an identity was shown on it.
     pub(super) async fn start(
         stream: Stream,
         peer: SocketAddr,
         customer: Option<Customer>,
+        badge: Option<Rc<Badge>>,
     ) -> Result<Rc<Self>, ConnectError> {
         let started = http2::Builder::new(Local)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -75,7 +80,7 @@ impl Trunk {
         let task = tokio::task::spawn_local(async move { drop(connection.await) }).abort_handle();
         let idle_since = Cell::new(Instant::now());
         let (streams, spent) = (Cell::new(0), Cell::new(false));
-        Ok(Rc::new(Self { sender, task, peer, customer, streams, idle_since, spent }))
+        Ok(Rc::new(Self { sender, task, peer, customer, streams, idle_since, spent, badge }))
     }
 
     /// A place for one more request of `customer`, if there is one.
@@ -90,7 +95,8 @@ impl Trunk {
 
     /// Whether requests may still begin on it.
     pub(super) fn is_open(&self) -> bool {
-        !self.spent.get() && !self.sender.is_closed()
+        let revoked = self.badge.as_ref().is_some_and(|badge| badge.is_revoked());
+        !self.spent.get() && !revoked && !self.sender.is_closed()
     }
 
     /// Since when nothing has been under way on it.

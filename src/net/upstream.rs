@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tower::Service;
 
 use super::dial::{Dial, DialError};
+use super::identity::Identity;
 use super::resolve::Resolver;
 use super::tap::{self, Stream};
 use super::tls::offering_http2;
@@ -53,6 +54,8 @@ pub struct Upstream {
     connector: HttpsConnector<Dial>,
     /// Offers HTTP/1.1 alone: what may switch protocols.
     http1: HttpsConnector<Dial>,
+    /// What both are made of, for a connection that shows an identity.
+    parts: Parts,
     connect: Duration,
     pub(super) first_byte: Duration,
     pub(super) idle: Duration,
@@ -80,16 +83,16 @@ pub enum ConnectError {
 impl Upstream {
     /// An upstream; nothing is resolved or connected yet.
     pub fn new(settings: UpstreamSettings) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let dial = Dial::vetted(settings.resolver, settings.egress, settings.connect);
         let names = Arc::new(DefaultServerNameResolver::default());
-        let connector = |tls| HttpsConnector::new(dial.clone(), tls, !settings.plaintext, names.clone());
         let offered = if settings.http2 { offering_http2(&settings.tls) } else { Arc::clone(&settings.tls) };
+        let parts = Parts { dial, names, plaintext: settings.plaintext, offered, http1: settings.tls };
         Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: fresh_id(),
             target: target(&settings.origin),
-            connector: connector(offered),
-            http1: connector(settings.tls),
+            connector: parts.connector(parts.offered.clone()),
+            http1: parts.connector(parts.http1.clone()),
+            parts,
             connect: settings.connect,
             first_byte: settings.first_byte,
             idle: settings.idle,
@@ -115,6 +118,19 @@ impl Upstream {
     /// A fresh connection: resolved, vetted, dialled and verified within the connect time.
     pub(super) async fn dial(&self) -> Result<(Stream, SocketAddr), ConnectError> {
         self.dial_by(&self.connector).await
+    }
+
+    /// The same, showing `identity`; `http1` alone where it may switch protocols.
+    pub(super) async fn dial_showing(
+        &self,
+        identity: Identity,
+        http1: bool,
+    ) -> Result<(Stream, SocketAddr), ConnectError> {
+        let base = if http1 { &self.parts.http1 } else { &self.parts.offered };
+        let (config, once) = identity.shown_by(base);
+        let dialled = self.dial_by(&self.parts.connector(Arc::new(config))).await;
+        once.clear();
+        dialled
     }
 
     /// The same, and it will speak HTTP/1.1.
@@ -146,6 +162,27 @@ impl Upstream {
             None => ConnectError::Unreachable(format!("{text} (during the TLS handshake)")),
         }
     }
+}
+
+/// What connectors are made of.
+struct Parts {
+    dial: Dial,
+    names: Arc<DefaultServerNameResolver>,
+    plaintext: bool,
+    offered: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+}
+
+impl Parts {
+    fn connector(&self, tls: Arc<ClientConfig>) -> HttpsConnector<Dial> {
+        HttpsConnector::new(self.dial.clone(), tls, !self.plaintext, self.names.clone())
+    }
+}
+
+/// A number that no other place in a pool has.
+pub(super) fn fresh_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The connector wraps the TLS library's verdict in I/O errors, one inside the other; a connection that just

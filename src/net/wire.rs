@@ -23,9 +23,10 @@ use tokio::time::timeout;
 
 use super::body::Outgoing;
 use super::channel::Channel;
+use super::identity::Badge;
 use super::patience::Patience;
 use super::tap::{self, Pulse, Stream, Tap};
-use super::upstream::{ConnectError, Upstream};
+use super::upstream::ConnectError;
 use crate::model::Customer;
 
 /// The longest head of an answer, in bytes; more than 100 fields are refused by hyper's own limit. It is the
@@ -46,7 +47,9 @@ pub(super) struct Wire {
     drive: Drive,
     pub(super) pulse: Rc<Pulse>,
     pub(super) patience: Patience,
-    upstream: u64,
+    place: u64,
+    /// The identity that it was made with.
+    badge: Option<Rc<Badge>>,
     pub(super) peer: SocketAddr,
     customer: Option<Customer>,
     clean: bool,
@@ -67,11 +70,11 @@ enum Drive {
 }
 
 impl Wire {
-    /// Starts HTTP/1.1 on a fresh connection. `customer` if it is only theirs.
+    /// Starts HTTP/1.1 on a fresh connection that stands at `place` in the pool. `customer` if it is only theirs.
     pub(super) async fn start(
         mut stream: Stream,
         peer: SocketAddr,
-        upstream: &Upstream,
+        place: u64,
         customer: Option<Customer>,
     ) -> Result<Self, ConnectError> {
         tap::hold_at_most(&mut stream, RECORDS);
@@ -84,8 +87,8 @@ impl Wire {
             .await;
         let (sender, connection) = started.map_err(|e| ConnectError::Unreachable(e.to_string()))?;
         let (drive, patience) = (Drive::Holder(Box::pin(connection)), Patience::default());
-        let upstream = upstream.id();
-        Ok(Self { sender, drive, pulse, patience, upstream, peer, customer, clean: true, apart: false })
+        let (badge, clean, apart) = (None, true, false);
+        Ok(Self { sender, drive, pulse, patience, place, badge, peer, customer, clean, apart })
     }
 
     /// Sends a request and waits for the head of its answer; `None` once `overdue` says so, which is asked
@@ -166,9 +169,19 @@ impl Wire {
         }
     }
 
-    /// The upstream that it belongs to.
-    pub(super) const fn upstream(&self) -> u64 {
-        self.upstream
+    /// Where it stands in the pool: its upstream's place, or its identity's.
+    pub(super) const fn place(&self) -> u64 {
+        self.place
+    }
+
+    /// It was made with this identity.
+    pub(super) fn carry(&mut self, badge: Rc<Badge>) {
+        self.badge = Some(badge);
+    }
+
+    /// Whether it was made with an identity that is not shown any more.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.badge.as_ref().is_some_and(|badge| badge.is_revoked())
     }
 
     /// Whether `customer` may use it: nobody else's request body has gone over it, and it is not another's.

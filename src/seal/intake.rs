@@ -6,8 +6,10 @@
 use super::SealError;
 use crate::clock::unix_seconds;
 use crate::config::FieldSetting;
-use crate::envelope::{SHORTEST_SCRUBBED, check_value};
+use crate::config::signing::ClientCertificate;
+use crate::envelope::{SHORTEST_SCRUBBED, check_text, check_value};
 use crate::model::{Customer, FieldName, IntegrationName};
+use crate::net::identity::Identity;
 use crate::secret::{Field, Secret};
 
 /// A secret to be added.
@@ -42,7 +44,8 @@ pub(super) fn check(new: &NewSecret) -> Result<(), SealError> {
     Ok(())
 }
 
-/// The given values as the declared fields, in the declared order: each one there, none twice, no other.
+/// The given values as the declared fields, in the declared order: each one there but the optional ones,
+/// none twice, no other.
 pub(super) fn declared(
     settings: &[FieldSetting],
     mut given: Vec<(FieldName, Secret)>,
@@ -51,9 +54,13 @@ pub(super) fn declared(
     for setting in settings {
         let name = &setting.spec.name;
         let at = given.iter().position(|(given, _)| given == name);
+        if at.is_none() && setting.optional {
+            continue;
+        }
         let missing = || invalid(name.as_str(), format!("it is missing: {}", setting.asked()));
         let (_, value) = at.map(|at| given.swap_remove(at)).ok_or_else(missing)?;
-        check_value(value.expose()).map_err(|why| invalid(name.as_str(), why.0))?;
+        let check = if setting.pem { check_text } else { check_value };
+        check(value.expose()).map_err(|why| invalid(name.as_str(), why.0))?;
         if setting.spec.secret && !setting.scrub_off_danger && value.len() < SHORTEST_SCRUBBED {
             let why = "it is under 8 bytes, too short to be scrubbed from answers: give a longer one, or set \
                        scrub = \"off_danger\" on the field";
@@ -71,6 +78,20 @@ pub(super) fn declared(
             let why = format!("the integration has no such field; it has: {}", names.join(", "));
             Err(invalid(name.as_str(), why))
         }
+    }
+}
+
+/// A client certificate has to be one, with its own key: said now, and not by the vendor's handshake.
+pub(super) fn identity(shown: Option<&ClientCertificate>, fields: &[Field]) -> Result<(), SealError> {
+    let Some(shown) = shown else { return Ok(()) };
+    let value =
+        |name: &FieldName| fields.iter().find(|field| field.spec.name == *name).map(|field| &field.value);
+    let (Some(certificate), Some(key)) = (value(&shown.certificate), value(&shown.key)) else {
+        return Ok(());
+    };
+    match Identity::from_pem(certificate.expose(), key.expose()) {
+        Ok(_) => Ok(()),
+        Err(wrong) => Err(invalid(shown.key.as_str(), wrong.0)),
     }
 }
 

@@ -58,11 +58,18 @@ pub struct SealTarget {
     pub origin: Origin,
     /// The fields that its secrets have.
     pub fields: Vec<config::FieldSetting>,
+    /// Which of them are a client certificate.
+    pub client_certificate: Option<config::signing::ClientCertificate>,
 }
 
 impl From<&config::Integration> for SealTarget {
     fn from(from: &config::Integration) -> Self {
-        Self { name: from.name.clone(), origin: from.origin.clone(), fields: from.fields.clone() }
+        Self {
+            name: from.name.clone(),
+            origin: from.origin.clone(),
+            fields: from.fields.clone(),
+            client_certificate: from.client_certificate.clone(),
+        }
     }
 }
 
@@ -144,6 +151,7 @@ impl Sealer {
         intake::check(&new)?;
         let NewSecret { customer, integration, label, fields, expires_at, idempotency } = new;
         let fields = intake::declared(&target.fields, fields)?;
+        intake::identity(target.client_certificate.as_ref(), &fields)?;
         let id = match &idempotency {
             Some(key) => envelope::derived_id(&self.store_key, &customer, &integration, key),
             None => SecretId::random(),
@@ -198,6 +206,7 @@ impl Sealer {
         let integration = self.row(&customer, id).await?.1.integration;
         let target = self.target(&integration)?;
         let fields = intake::declared(&target.fields, fields)?;
+        intake::identity(target.client_certificate.as_ref(), &fields)?;
         for _ in 0..TRIES {
             let (row, mut head) = self.row(&customer, id).await?;
             // Asked behind the row: were this key replaced meanwhile, the row would be, too, and is not ours.

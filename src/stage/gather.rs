@@ -42,7 +42,7 @@ pub async fn gather(
 ) -> Result<(), Refusal> {
     trail.uploads(body.meter());
     let route = opened.grant().route();
-    let Some(most) = route.collects else { return Ok(()) };
+    let Some(most) = opened.grant().collects() else { return Ok(()) };
     fit::head(&route.placements, &head.headers, body.is_end_stream())?;
     // Boxed, so that a request that streams does not carry the room for it.
     let collected = Box::pin(collected(opened.grant(), body, most)).await?;

@@ -15,7 +15,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use zeroize::Zeroizing;
 
+use crate::clock::Moment;
+use crate::config::FieldSetting;
+use crate::config::template::Template;
 use crate::config::{Placement, Where};
+use crate::model::FieldName;
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
@@ -24,6 +28,7 @@ use crate::stage::authorize::Grant;
 use crate::stage::coding;
 use crate::stage::record::Opened;
 use crate::stage::route::Route;
+use crate::stage::sign::sign;
 use crate::stage::unseal::Credential;
 
 use content::Content;
@@ -106,6 +111,9 @@ pub fn inject(
     *request.uri_mut() = target;
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = headers;
+    if let Some(signing) = &route.signing {
+        sign(signing, &credential, &mut request, Moment::now())?;
+    }
     let planted = Planted { credential, rendered: planting.rendered, echoes };
     Ok(Armed { request, planted, unarmed: unarmed.map(Box::new) })
 }
@@ -132,7 +140,11 @@ fn plant(
             planting.rendered.extend(planting.target.segments(grant, &placement.value, credential)?);
             continue;
         }
-        let Rendered { text, encoded } = render(&placement.value, credential)?;
+        let Rendered { text, encoded } = match render(&placement.value, credential) {
+            // Asked only here, so that a secret that has all of its fields does not pay for it.
+            Err(_) if is_left_out(&placement.value, credential, grant.route()) => continue,
+            rendered => rendered?,
+        };
         planting.rendered.extend(encoded);
         let escaped = match &placement.at {
             Where::Header(name) => {
@@ -170,6 +182,15 @@ fn cookie(name: &str, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     Ok(joined(&[name.as_bytes(), b"=", value]))
 }
 
+/// Whether a placement waits for an optional field that this secret does not have.
+fn is_left_out(template: &Template, credential: &Credential, route: &Route) -> bool {
+    let absent = |name: &FieldName| {
+        let optional = |field: &FieldSetting| field.optional && field.spec.name == *name;
+        route.fields.iter().any(optional) && credential.value(name).is_none()
+    };
+    template.fields().into_iter().any(absent)
+}
+
 /// Whether no body at all must be said: many servers answer 411 to a POST without a length (RFC 9110
 /// section 8.6).
 fn wants_length(head: &Parts) -> bool {
@@ -192,7 +213,8 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
         let stays_behind = is_dropped(name)
             || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
             || is_slot(name, route)
-            || route.placements.iter().any(|placement| is_twin(name, placement))
+            || route.placements.iter().filter_map(Placement::header).any(|header| is_twin(name, header))
+            || route.signed.iter().any(|signed| is_twin(name, signed))
             || token.stands_in(value.as_bytes());
         if !stays_behind {
             headers.append(name.clone(), value.clone());
@@ -263,10 +285,9 @@ fn is_dropped(name: &HeaderName) -> bool {
 }
 
 /// `X_Api_Key` beside an injected `X-Api-Key`: gateways that fold `_` and `-` see two.
-fn is_twin(name: &HeaderName, placement: &Placement) -> bool {
+fn is_twin(name: &HeaderName, injected: &HeaderName) -> bool {
     let folded = |b: u8| if b == b'_' { b'-' } else { b };
-    let Some(header) = placement.header() else { return false };
-    let (a, b) = (name.as_str(), header.as_str());
+    let (a, b) = (name.as_str(), injected.as_str());
     a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
 }
 

@@ -3,7 +3,8 @@
 //! Each turns one proof into the next: `Matched -> Caller -> Grant -> Opened -> Line -> Credential ->
 //! Armed`. The proofs have private fields and are built only here, so a step cannot be skipped. A stage
 //! knows the types of the stages before it, never of those behind it. `limits` is no stage: a route holds its
-//! rate, authorize counts. Nor is `coding`: inject asks by it, scrub judges by it. `gather` makes no proof: it collects a body where one is needed whole.
+//! rate, authorize counts. Nor is `coding`: inject asks by it, scrub judges by it. `gather` makes no proof: it collects a
+//! body where one is needed whole. `sign` is a part of inject.
 
 pub mod authenticate;
 pub mod authorize;
@@ -18,4 +19,5 @@ pub mod record;
 pub mod route;
 pub mod scrub;
 pub mod send;
+pub mod sign;
 pub mod unseal;

@@ -20,6 +20,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::config::placement::Segment;
 use crate::config::rule::Rule;
+use crate::config::signing::{ClientCertificate, Signing};
 use crate::config::{FieldSetting, OnReflect, Placement, Where};
 use crate::metrics::IntegrationMetrics;
 use crate::model::{IntegrationName, Origin, SecretId};
@@ -51,6 +52,12 @@ pub struct Route {
     /// The most bytes of a request's body that are collected, where a placement or a signature needs it whole;
     /// `None` where it streams.
     pub collects: Option<usize>,
+    /// What signs its requests.
+    pub signing: Option<Box<Signing>>,
+    /// The headers that it writes: nothing of the app's goes on there.
+    pub signed: Vec<HeaderName>,
+    /// What is shown to the vendor in the TLS handshake.
+    pub client_certificate: Option<ClientCertificate>,
     /// The fields of its secrets.
     pub fields: Vec<FieldSetting>,
     /// What is allowed; empty means anything.

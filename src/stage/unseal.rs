@@ -8,6 +8,7 @@ use crate::envelope::{self, EnvelopeError};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
 use crate::model::FieldName;
+use crate::net::identity::Identity;
 use crate::net::line::Line;
 use crate::refusal::{Code, Refusal};
 use crate::secret::{Field, Secret};
@@ -36,6 +37,34 @@ impl Credential {
 /// `credential_unusable` for a record that does not open, `keys_unavailable`, `keys_denied`;
 /// `secret_disabled`, `secret_not_found` if it was revoked while a connection was made.
 pub async fn unseal(keys: &DataKeys, opened: &Opened, _ready: &Line) -> Result<Credential, Refusal> {
+    let mut fields = fields(keys, opened).await?;
+    // It is in the connection already, and never in a request or an answer.
+    if let Some(shown) = &opened.grant().route().client_certificate {
+        fields.retain(|field| field.spec.name != shown.certificate && field.spec.name != shown.key);
+    }
+    Ok(Credential { fields })
+}
+
+/// Opens the granted secret's client certificate, for a handshake that comes before there is a line.
+///
+/// # Errors
+/// As [`unseal`]; `credential_unusable` also for what is no certificate with its key.
+pub async fn identity(keys: &DataKeys, opened: &Opened) -> Result<Identity, Refusal> {
+    let unusable = |why: &'static str| {
+        Refusal::new(Code::CredentialUnusable, "The stored client certificate cannot be used.").because(why)
+    };
+    let shown = opened.grant().route().client_certificate.as_ref();
+    let shown = shown.ok_or_else(|| unusable("the integration has no client certificate"))?;
+    let fields = fields(keys, opened).await?;
+    let value = |name: &FieldName| {
+        let found = fields.iter().find(|field| field.spec.name == *name);
+        found.map(|field| &field.value).ok_or_else(|| unusable("the secret lacks one of its fields"))
+    };
+    Identity::from_pem(value(&shown.certificate)?.expose(), value(&shown.key)?.expose())
+        .map_err(|wrong| unusable(wrong.0))
+}
+
+async fn fields(keys: &DataKeys, opened: &Opened) -> Result<Vec<Field>, Refusal> {
     if let Some(revoked) = opened.grant().lease().revoked() {
         return Err(revoked.into());
     }
@@ -45,8 +74,7 @@ pub async fn unseal(keys: &DataKeys, opened: &Opened, _ready: &Line) -> Result<C
         Some(key) => key,
         None => Box::pin(keys.open(&head.customer, head.data_key, record.wrapped_key())).await?,
     };
-    let fields = envelope::open(&key, &head.binding(), record.sealed())?;
-    Ok(Credential { fields })
+    Ok(envelope::open(&key, &head.binding(), record.sealed())?)
 }
 
 impl From<EnvelopeError> for Refusal {

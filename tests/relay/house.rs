@@ -159,6 +159,8 @@ fn plaintext_is_exposed_only_where_the_design_says() {
         "kms/",            // wraps data keys
         "seal/",           // checks what is about to be sealed
         "stage/inject",    // puts it into the request
+        "stage/sign/",     // signs with it
+        "stage/unseal.rs", // hands a client certificate to a handshake
         "stage/scrub/",    // looks for it in the answer
         "jwks/",           // the HS256 key; the token that an issuer wants to be shown
         "audit/anchor.rs", // the signing seed

@@ -38,6 +38,8 @@ mod canary;
 mod catalog;
 /// The command line as a person and a script use it, by the real binary.
 mod cli;
+/// A vendor that demands a certificate sees each secret's own, on connections that nobody else uses.
+mod client_certificate;
 /// Compressed, partial and framed answers, on the wire; what vouches for their bytes.
 mod codings;
 /// relay.toml: every mistake is reported at once, with its line and the fix.
@@ -88,6 +90,8 @@ mod rotation;
 mod scrub;
 /// Sealed rows open for what they were sealed for, and for nothing else.
 mod sealing;
+/// Requests are signed with the customer's key, whatever the app's SDK signed them with.
+mod signing;
 /// The caller's token in each of the places that vendors' SDKs use.
 mod slots;
 /// Both engines keep what they acknowledged.

@@ -37,7 +37,10 @@ pub fn refused(answer: &Answer, code: Code) {
 #[test]
 fn every_code_has_the_status_of_the_contract() {
     let table = [
-        (400, "request_malformed path_refused token_ambiguous secret_missing secret_ambiguous"),
+        (
+            400,
+            "request_malformed path_refused token_ambiguous secret_missing secret_ambiguous request_unsignable",
+        ),
         (431, "head_too_large"),
         (
             401,

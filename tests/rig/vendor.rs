@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 pub type Out<'a> = StreamOwned<ServerConnection, &'a TcpStream>;
 
@@ -81,6 +83,29 @@ impl Vendor {
         let (config, ca_pem) = identity(&["localhost", "127.0.0.1"]);
         let mut config = ServerConfig::clone(&config);
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::listening(config, ca_pem, each)
+    }
+
+    /// A vendor with this configuration that reads whole requests; each connection's number is told once it ends.
+    pub fn with(
+        config: ServerConfig,
+        ca_pem: String,
+        script: impl Fn(&Received, &mut Out<'_>) + Send + Sync + 'static,
+    ) -> (Self, mpsc::Receiver<usize>) {
+        let (told, ended) = mpsc::channel();
+        let told = Mutex::new(told);
+        let vendor = Self::listening(config, ca_pem, move |number, tls, kept| {
+            serve(number, tls, &script, kept);
+            let _ = told.lock().unwrap().send(number);
+        });
+        (vendor, ended)
+    }
+
+    fn listening(
+        config: ServerConfig,
+        ca_pem: String,
+        each: impl Fn(usize, &mut Out<'_>, &Mutex<Vec<Received>>) + Send + Sync + 'static,
+    ) -> Self {
         let config = Arc::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -208,6 +233,11 @@ pub fn raw(out: &mut Out<'_>, bytes: &[u8]) {
 
 /// A certificate for `names` by a CA of its own: the server's configuration and the CA's PEM.
 pub fn identity(names: &[&str]) -> (Arc<ServerConfig>, String) {
+    identity_demanding(names, None)
+}
+
+/// The same, for a server that demands a certificate of the authority in `clients`.
+pub fn identity_demanding(names: &[&str], clients: Option<&str>) -> (Arc<ServerConfig>, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -217,10 +247,18 @@ pub fn identity(names: &[&str]) -> (Arc<ServerConfig>, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let config = builder
         .with_single_cert(
             vec![leaf.der().clone()],
             PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),

@@ -29,7 +29,11 @@ pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 /// A vendor that chooses HTTP/2.
 pub fn start(script: impl Script) -> Vendor {
     let (config, ca_pem) = identity(&["localhost"]);
-    let mut config = (*config).clone();
+    start_with((*config).clone(), ca_pem, script)
+}
+
+/// The same, with this configuration.
+pub fn start_with(mut config: rustls::ServerConfig, ca_pem: String, script: impl Script) -> Vendor {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -35,7 +35,15 @@ fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
     let name = FieldName::parse("token").ok()?;
     let spec = FieldSpec { name, secret: true };
     let label = "Token".to_owned();
-    let field = FieldSetting { spec, label, help: None, example: None, scrub_off_danger: false };
+    let field = FieldSetting {
+        spec,
+        label,
+        help: None,
+        example: None,
+        scrub_off_danger: false,
+        optional: false,
+        pem: false,
+    };
     Some((field, place.clone()))
 }
 
@@ -57,7 +65,9 @@ fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> Field
     }
     let help = help(written, table);
     let example = example(written, table, secret);
-    FieldSetting { spec: FieldSpec { name, secret }, label, help, example, scrub_off_danger }
+    let optional = written.switch(table, "optional").is_some_and(|given| given.value);
+    let spec = FieldSpec { name, secret };
+    FieldSetting { spec, label, help, example, scrub_off_danger, optional, pem: false }
 }
 
 /// An address that is printed in a terminal, and may become a link on a page.

@@ -12,7 +12,7 @@ use super::super::rule::Rule;
 use super::super::written::{Given, Table, Written};
 use super::super::{Integration, OnReflect, Timeouts};
 use super::doors::Doors;
-use super::{fields, placement, server, upstream};
+use super::{fields, placement, server, signing, upstream};
 use crate::model::{IntegrationName, Origin};
 
 /// Reads every integration, in the order of the file.
@@ -50,8 +50,13 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
     let address = address(written, table, plaintext_danger, !private_cidrs.is_empty());
-    let fields = fields::fields(written, table);
-    let inject = placement::placements(written, table, &fields);
+    let mut fields = fields::fields(written, table);
+    let secure = address.as_ref().is_none_or(|(origin, _)| origin.is_secure());
+    let client_certificate = signing::client_certificate(written, table, &mut fields, secure);
+    let sign = signing::signing(written, table, &fields);
+    let elsewhere = signing::used(sign.as_ref(), client_certificate.as_ref());
+    let inject = placement::placements(written, table, &fields, &elsewhere);
+    signing::apart(written, table, &fields, sign.as_ref(), &inject);
     let allow = rules(written, table, "allow");
     let deny = rules(written, table, "deny");
     let ca_file = ca_file(written, table);
@@ -82,6 +87,8 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         http2,
         fields: fields.into_iter().map(|(field, _)| field).collect(),
         inject,
+        sign,
+        client_certificate,
         allow,
         deny,
         ca_file,

@@ -10,6 +10,7 @@ mod integration;
 mod kms;
 mod placement;
 mod server;
+mod signing;
 mod upstream;
 
 use std::path::Path;

@@ -13,6 +13,7 @@ use super::super::report::Place;
 use super::super::suggest;
 use super::super::template::{Part, Template};
 use super::super::written::{Given, Table, Written};
+use crate::model::FieldName;
 
 /// Headers that relay writes itself: framing, addressing and what belongs to one hop (RFC 9110 sections
 /// 7.2 and 7.6).
@@ -44,12 +45,18 @@ const MORE_CREDENTIALS: &[&str] = &["auth", "key", "pass", "pwd", "sig"];
 /// The places, as they are written.
 const PLACES: [&str; 6] = ["header", "query", "path", "cookie", "json", "form"];
 
-/// Reads `inject` against the integration's fields. Fields that no placement uses get a warning.
+/// Reads `inject` against the integration's fields. Fields that no placement uses get a warning, but those that
+/// are used `elsewhere`; where there are such, `inject` may be left away.
 pub(super) fn placements(
     written: &mut Written<'_>,
     integration: &Table<'_>,
     fields: &[(FieldSetting, Place)],
+    elsewhere: &[FieldName],
 ) -> Vec<Placement> {
+    let others = ["sign", "client_certificate"].iter().any(|key| integration.entry(key).is_some());
+    if others && integration.entry("inject").is_none() {
+        return Vec::new();
+    }
     if integration.entry("inject").is_none() {
         let fix = "write inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]";
         written.missing(integration, "inject", fix);
@@ -75,7 +82,7 @@ pub(super) fn placements(
         placements.push(read.value);
     }
     if whole && integration.entry("fields").is_some() {
-        warn_of_unused(written, &placements, fields);
+        warn_of_unused(written, &placements, fields, elsewhere);
     }
     placements
 }
@@ -213,6 +220,15 @@ fn named(written: &mut Written<'_>, table: &Table<'_>, kind: &str) -> Option<Giv
 
 fn header(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<HeaderName>> {
     let given = written.needed_text(table, "header", "name the header: header = \"authorization\"")?;
+    named_header(written, table, given)
+}
+
+/// A header that a vendor reads, and that is not relay's own.
+pub(super) fn named_header(
+    written: &mut Written<'_>,
+    table: &Table<'_>,
+    given: Given<String>,
+) -> Option<Given<HeaderName>> {
     let Ok(name) = HeaderName::from_bytes(given.value.as_bytes()) else {
         let message = format!("{}: this is no name of a header", table.shown);
         written.findings.error(&given.place, message, "write letters, digits and -");
@@ -336,10 +352,16 @@ fn is_sensitive(at: &Where) -> bool {
     CREDENTIALS.iter().chain(more).any(|part| folded.contains(part))
 }
 
-fn warn_of_unused(written: &mut Written<'_>, placements: &[Placement], fields: &[(FieldSetting, Place)]) {
+fn warn_of_unused(
+    written: &mut Written<'_>,
+    placements: &[Placement],
+    fields: &[(FieldSetting, Place)],
+    elsewhere: &[FieldName],
+) {
     for (field, place) in fields {
         let name = &field.spec.name;
-        if !placements.iter().any(|placement| placement.value.fields().contains(&name)) {
+        let placed = placements.iter().any(|placement| placement.value.fields().contains(&name));
+        if !placed && !elsewhere.contains(name) {
             let message = format!("no placement uses the field \"{name}\"");
             let fix = format!("use {{{name}}} in inject, or leave the field away");
             written.findings.warning(place, message, fix);

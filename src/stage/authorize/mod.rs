@@ -10,6 +10,7 @@ mod only;
 mod path;
 pub mod records;
 mod shares;
+mod signable;
 mod upgrade;
 mod used;
 
@@ -20,6 +21,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 
 use crate::clock;
+use crate::config::Placement;
 use crate::kms::KmsError;
 use crate::model::{SecretId, State};
 use crate::refusal::{Code, Refusal};
@@ -43,6 +45,7 @@ pub struct Grant {
     target: Uri,
     lease: Lease,
     websocket: bool,
+    collects: Option<usize>,
     _permit: Permit,
 }
 
@@ -77,6 +80,11 @@ impl Grant {
         self.websocket
     }
 
+    /// The most bytes of the request's body that are collected; `None` where it streams.
+    pub const fn collects(&self) -> Option<usize> {
+        self.collects
+    }
+
     /// Whether it still stands.
     pub const fn lease(&self) -> &Lease {
         &self.lease
@@ -103,7 +111,7 @@ pub struct Rules<'a> {
 /// Decides; the checks stand in the order of refusals of DESIGN section 5.
 ///
 /// # Errors
-/// `scope_denied`, `integration_unknown`, `path_refused`, `request_denied`, `request_malformed`, `rate_limited`, `too_busy`,
+/// `scope_denied`, `integration_unknown`, `path_refused`, `request_denied`, `request_malformed`, `request_unsignable`, `rate_limited`, `too_busy`,
 /// `secret_missing`, `secret_ambiguous`, `secret_not_found`, `secret_disabled`, `secret_expired`,
 /// `credential_unusable`, `keys_*`, `store_unavailable`.
 pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Result<Grant, Refusal> {
@@ -113,6 +121,7 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     path::check(&matched, &token)?;
     request_allowed(&route, &asked.method, &asked.headers, matched.rest())?;
     let websocket = upgrade::wanted(route.websocket, asked)?;
+    let collects = collected(&route, asked, matched.query())?;
     let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
     let id = match which_secret(matched.reference(), &identity)? {
         Some(id) => id,
@@ -123,7 +132,15 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     let record = find(rules.records, &identity, id, &route).await?;
     let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
-    Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit })
+    Ok(Grant { identity, token, route, record, matched, target, lease, websocket, collects, _permit: permit })
+}
+
+/// The most bytes of this request's body that are collected, if it is one that is.
+fn collected(route: &Route, asked: &Parts, query: Option<&str>) -> Result<Option<usize>, Refusal> {
+    let in_body = || route.placements.iter().any(Placement::is_in_body);
+    let Some(signing) = &route.signing else { return Ok(route.collects) };
+    let needed = signable::needs_body(signing, asked, query)?;
+    Ok(route.collects.filter(|_| needed || in_body()))
 }
 
 /// The last word on a path alone, without rules and records: for `probe`.

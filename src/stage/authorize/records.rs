@@ -178,7 +178,7 @@ impl Records {
 
     /// Every secret that changes from now on, once a lookup finds it changed; `None` is every secret, and so
     /// must a receiver that lagged take it.
-    pub(super) fn changes(&self) -> broadcast::Receiver<Option<Key>> {
+    pub(in crate::stage) fn changes(&self) -> broadcast::Receiver<Option<Key>> {
         self.inner.told.subscribe()
     }
 

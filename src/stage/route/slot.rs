@@ -24,9 +24,10 @@ pub enum Slot {
 }
 
 impl Slot {
-    /// The places whose template holds a secret field (DESIGN section 5). A body is none: it has not come yet
+    /// The places whose template holds a secret field (DESIGN section 5), and the header fields that a signature
+    /// writes. A body is none: it has not come yet
     /// when the token is read.
-    pub fn all_of(placements: &[Placement], fields: &[FieldSetting]) -> Vec<Self> {
+    pub fn all_of(placements: &[Placement], fields: &[FieldSetting], signed: &[HeaderName]) -> Vec<Self> {
         let is_secret =
             |name: &FieldName| !fields.iter().any(|field| field.spec.name == *name && !field.spec.secret);
         let carriers =
@@ -39,6 +40,7 @@ impl Slot {
             Where::Path(_) => Some(Self::Path),
             Where::Json(_) | Where::Form(_) => None,
         };
-        carriers.filter_map(slot).collect()
+        let signed = signed.iter().filter(|name| **name != AUTHORIZATION).cloned().map(Self::Header);
+        carriers.filter_map(slot).chain(signed).collect()
     }
 }

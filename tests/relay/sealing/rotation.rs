@@ -34,11 +34,14 @@ fn target(name: &str, origin: &str) -> SealTarget {
         help: None,
         example: None,
         scrub_off_danger: false,
+        optional: false,
+        pem: false,
     };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),
         fields: vec![field],
+        client_certificate: None,
     }
 }
 

@@ -29,12 +29,14 @@ fn setting(name: &str, secret: bool, scrub_off_danger: bool) -> FieldSetting {
         help: None,
         example: None,
         scrub_off_danger,
+        optional: false,
+        pem: false,
     }
 }
 
 fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
     let origin = Origin::parse(origin).unwrap();
-    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, fields }
+    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, fields, client_certificate: None }
 }
 
 fn targets() -> Vec<SealTarget> {
