@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::net::TcpListener;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
@@ -103,6 +103,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/secrets/{id}/versions", get(secrets::versions).post(secrets::add_version))
         .route("/v1/secrets/{id}/rollback", post(secrets::rollback))
         .route("/v1/secrets/{id}/expire", post(secrets::expire))
+        .route("/v1/secrets/{id}/policy", put(secrets::set_policy))
         .route("/v1/secrets/{id}/disable", post(secrets::disable))
         .route("/v1/secrets/{id}/enable", post(secrets::enable))
         .route("/v1/customers/{customer}", delete(customers::forget))

@@ -17,6 +17,7 @@ mod integration;
 mod job;
 mod key;
 mod launch;
+mod policy;
 pub mod process;
 pub mod run;
 pub mod secret;

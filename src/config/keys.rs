@@ -92,6 +92,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("customer", Scalar),
             ("customer_prefix", Scalar),
             ("secret", Scalar),
+            ("secrets", Scalar),
             ("max_lifetime", Scalar),
             ("leeway", Scalar),
         ],
@@ -173,6 +174,9 @@ pub(super) const SHAPES: &[Shape] = &[
             ("rewrite", Compound),
             ("on_reflect", Scalar),
             ("rate", Scalar),
+            ("burst", Scalar),
+            ("concurrency", Scalar),
+            ("any_host_danger", Scalar),
         ],
     },
     Shape {
@@ -184,7 +188,7 @@ pub(super) const SHAPES: &[Shape] = &[
     Shape {
         path: "integrations.*.fields.*",
         shown: "[integrations.NAME.fields.FIELD]",
-        keys: &[("label", Scalar), ("secret", Scalar), ("scrub", Scalar)],
+        keys: &[("label", Scalar), ("secret", Scalar), ("scrub", Scalar), ("match", Scalar)],
     },
     Shape {
         path: "integrations.*.timeout",

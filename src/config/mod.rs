@@ -12,10 +12,12 @@ mod fetched;
 mod keys;
 mod kms;
 mod listen;
+pub mod pattern;
 mod report;
 pub mod rule;
 mod suggest;
 pub mod template;
+pub mod upstream;
 mod usable;
 mod written;
 
@@ -37,9 +39,11 @@ pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use report::{Finding, Report, Severity};
 
+use pattern::Pattern;
 use report::{Findings, Place};
 use rule::Rule;
 use template::Template;
+use upstream::UpstreamTemplate;
 use written::Written;
 
 /// Whether what the text points to must be there.
@@ -231,10 +235,12 @@ pub struct Admin {
 pub struct Integration {
     /// Its name.
     pub name: IntegrationName,
-    /// Where the vendor is.
+    /// Where the vendor is; [`Integration::nowhere`] where that is each customer's own.
     pub origin: Origin,
     /// The path below which everything stays: empty, or `/api` without a slash at its end.
     pub base_path: String,
+    /// Where the vendor is for each customer, if `upstream` has fields in it.
+    pub per_customer: Option<UpstreamTemplate>,
     /// A listener of its own.
     pub listen: Option<Listen>,
     /// A host name of its own on the common listener, in lower case and without a port.
@@ -271,8 +277,19 @@ pub struct Integration {
     pub rewrite_json: bool,
     /// What happens when the credential is found in an answer.
     pub on_reflect: OnReflect,
-    /// Requests per customer and second, with a burst of as many; `None` is unlimited.
+    /// Requests per customer and second; `None` is unlimited.
     pub rate: Option<u32>,
+    /// Requests of a customer at once where it was at rest; as many as `rate` unless set.
+    pub burst: Option<u32>,
+    /// Requests of a customer under way; half of `in_flight_per_customer` unless set.
+    pub concurrency: Option<usize>,
+}
+
+impl Integration {
+    /// A place that there is not (RFC 6761 section 6.4): no secret is ever sealed for it.
+    pub fn nowhere() -> Option<Origin> {
+        Origin::new(true, "each-customers-own.invalid", 443).ok()
+    }
 }
 
 /// One field of an integration's secrets.
@@ -284,6 +301,8 @@ pub struct FieldSetting {
     pub label: String,
     /// Whether values under 8 bytes are taken, unscrubbed (`scrub = "off_danger"`).
     pub scrub_off_danger: bool,
+    /// What a value must be, as a whole.
+    pub pattern: Option<Pattern>,
 }
 
 /// Where a credential goes: one header and how its value is built.

@@ -1,4 +1,5 @@
-//! Where one integration's vendor is and how it is reached; built once at start, shared by all workers.
+//! Where one integration's vendor is and how it is reached; built once at start, shared by all workers. One whose
+//! host is each customer's own is built again per host, when it is first called.
 //!
 //! An upstream is an identity as well: the pool never gives one upstream's connection to another, even of the
 //! same origin, because trust roots and private ranges may differ. What must never enter: a customer, a
@@ -80,13 +81,12 @@ pub enum ConnectError {
 impl Upstream {
     /// An upstream; nothing is resolved or connected yet.
     pub fn new(settings: UpstreamSettings) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let dial = Dial::vetted(settings.resolver, settings.egress, settings.connect);
         let names = Arc::new(DefaultServerNameResolver::default());
         let connector = |tls| HttpsConnector::new(dial.clone(), tls, !settings.plaintext, names.clone());
         let offered = if settings.http2 { offering_http2(&settings.tls) } else { Arc::clone(&settings.tls) };
         Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: next_id(),
             target: target(&settings.origin),
             connector: connector(offered),
             http1: connector(settings.tls),
@@ -95,6 +95,22 @@ impl Upstream {
             idle: settings.idle,
             isolate: settings.isolate_customers,
             origin: settings.origin,
+        }
+    }
+
+    /// The same way to another origin, as an identity of its own. `isolate` keeps customers apart on it.
+    #[must_use]
+    pub fn to(&self, origin: Origin, isolate: bool) -> Self {
+        Self {
+            id: next_id(),
+            target: target(&origin),
+            connector: self.connector.clone(),
+            http1: self.http1.clone(),
+            connect: self.connect,
+            first_byte: self.first_byte,
+            idle: self.idle,
+            isolate: self.isolate || isolate,
+            origin,
         }
     }
 
@@ -141,6 +157,11 @@ impl Upstream {
             None => ConnectError::Unreachable(format!("{text} (during the TLS handshake)")),
         }
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The connector wraps the TLS library's verdict in I/O errors, one inside the other; a connection that just

@@ -9,6 +9,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod coding;
 pub mod connect;
+pub mod hosts;
 pub mod inject;
 pub mod limits;
 #[doc(hidden)]

@@ -20,9 +20,13 @@ use crate::model::{IntegrationName, Origin, SecretId};
 use crate::net::pool::Upstream;
 use crate::refusal::{Code, Refusal};
 
+use super::hosts::Hosts;
+use super::limits::Share;
+
 const RELAY_SECRET: HeaderName = HeaderName::from_static("relay-secret");
 
 /// One integration, ready to be used: built from configuration by `app`.
+#[derive(Clone)]
 pub struct Route {
     /// Its name.
     pub name: IntegrationName,
@@ -58,8 +62,10 @@ pub struct Route {
     pub on_reflect: OnReflect,
     /// Its counters.
     pub metrics: IntegrationMetrics,
-    /// Its limit per customer, if it has one.
-    pub rate: Option<super::limits::Rate>,
+    /// Its limits per customer.
+    pub share: Arc<Share>,
+    /// Where it is for each customer, if that is not the one place above.
+    pub hosts: Option<Arc<Hosts>>,
 }
 
 impl Route {

@@ -73,6 +73,7 @@ pub(super) fn make(
             customer: Claim::named(CUSTOMER_CLAIM),
             customer_prefix: String::new(),
             secret: Claim::named(SECRET_CLAIM),
+            secrets: Claim::named("secrets"),
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             leeway: Duration::from_secs(30),
         }],
@@ -93,6 +94,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         name: IntegrationName::parse(INTEGRATION).map_err(words)?,
         origin: Origin::parse(&vendor.origin()).map_err(words)?,
         base_path: String::new(),
+        per_customer: None,
         listen: None,
         host: None,
         http2: true,
@@ -100,6 +102,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
             spec: FieldSpec { name: field, secret: true },
             label: "API key".to_owned(),
             scrub_off_danger: false,
+            pattern: None,
         }],
         inject: vec![Placement { header: AUTHORIZATION, value: Template::parse("Bearer {token}")? }],
         allow: Vec::new(),
@@ -116,6 +119,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,
+        burst: None,
+        concurrency: None,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Only names, labels and flags; a value here would be a credential in relay.toml and is refused.
 
 use super::super::FieldSetting;
+use super::super::pattern::Pattern;
 use super::super::report::Place;
 use super::super::written::{Table, Written};
 use crate::model::{FieldName, FieldSpec};
@@ -34,7 +35,7 @@ pub(super) fn fields(written: &mut Written<'_>, integration: &Table<'_>) -> Vec<
 fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
     let name = FieldName::parse("token").ok()?;
     let spec = FieldSpec { name, secret: true };
-    Some((FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false }, place.clone()))
+    Some((FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false, pattern: None }, place.clone()))
 }
 
 fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> FieldSetting {
@@ -53,5 +54,18 @@ fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> Field
         let message = format!("{} is not secret, so it is never scrubbed anyway", table.shown);
         written.findings.warning(&table.place_of("scrub"), message, "leave scrub away");
     }
-    FieldSetting { spec: FieldSpec { name, secret }, label, scrub_off_danger }
+    let pattern = pattern(written, table);
+    FieldSetting { spec: FieldSpec { name, secret }, label, scrub_off_danger, pattern }
+}
+
+fn pattern(written: &mut Written<'_>, table: &Table<'_>) -> Option<Pattern> {
+    let given = written.text(table, "match")?;
+    match Pattern::parse(&given.value) {
+        Ok(pattern) => Some(pattern),
+        Err(why) => {
+            let message = format!("{} match: {why}", table.shown);
+            written.findings.error(&given.place, message, "write it like match = \"[a-z0-9-]{2,40}\"");
+            None
+        }
+    }
 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::super::report::Place;
 use super::super::rule::Rule;
+use super::super::upstream::UpstreamTemplate;
 use super::super::written::{Given, Table, Written};
-use super::super::{Integration, OnReflect, Timeouts};
+use super::super::{FieldSetting, Integration, OnReflect, Timeouts};
 use super::doors::Doors;
-use super::{fields, placement, server, upstream};
+use super::{fields, per_customer, placement, server, upstream};
 use crate::model::{IntegrationName, Origin};
 
 /// Reads every integration, in the order of the file.
@@ -49,8 +51,8 @@ pub(super) fn integrations(
 fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) -> Option<Integration> {
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
-    let address = address(written, table, plaintext_danger, !private_cidrs.is_empty());
     let fields = fields::fields(written, table);
+    let address = address(written, table, (plaintext_danger, !private_cidrs.is_empty()), &fields);
     let inject = placement::placements(written, table, &fields);
     let allow = rules(written, table, "allow");
     let deny = rules(written, table, "deny");
@@ -69,12 +71,13 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let rewrite_json = rewrite(written, table);
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
-    let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
-    let (origin, base_path) = address?;
+    let Pace { rate, burst, concurrency } = pace(written, table);
+    let Address { origin, base_path, per_customer } = address?;
     Some(Integration {
         name: IntegrationName::parse("unnamed").ok()?,
         origin,
         base_path,
+        per_customer,
         listen,
         host,
         http2,
@@ -93,8 +96,30 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         isolate_customers: isolate.unwrap_or(false),
         rewrite_json,
         on_reflect,
-        rate: rate.and_then(|rate| u32::try_from(rate).ok()),
+        rate,
+        burst,
+        concurrency,
     })
+}
+
+struct Pace {
+    rate: Option<u32>,
+    burst: Option<u32>,
+    concurrency: Option<usize>,
+}
+
+/// How much a customer may ask of the integration.
+fn pace(written: &mut Written<'_>, table: &Table<'_>) -> Pace {
+    let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
+    let burst = written.whole_if_given(table, "burst", 1..=1_000_000);
+    let concurrency = written.whole_if_given(table, "concurrency", 1..=1_000_000);
+    if burst.is_some() && rate.is_none() && written.absent(table, "rate") {
+        let message = format!("{} burst is nothing without a rate", table.shown);
+        written.findings.error(&table.place_of("burst"), message, "write rate = 50 as well, or leave burst away");
+    }
+    let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
+    let concurrency = concurrency.and_then(|number| usize::try_from(number).ok());
+    Pace { rate: small(rate), burst: small(burst), concurrency }
 }
 
 /// A host name of relay's own: letters, digits, dots and hyphens, as a `Host` field names it without its port.
@@ -111,14 +136,38 @@ fn host(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<String>> {
     Some(given)
 }
 
+struct Address {
+    origin: Origin,
+    base_path: String,
+    per_customer: Option<UpstreamTemplate>,
+}
+
 fn address(
     written: &mut Written<'_>,
     table: &Table<'_>,
-    plaintext_danger: bool,
-    private: bool,
-) -> Option<(Origin, String)> {
+    (plaintext_danger, private): (bool, bool),
+    fields: &[(FieldSetting, Place)],
+) -> Option<Address> {
     let fix = "write where the vendor is: upstream = \"https://api.vendor.example\"";
+    let any_host = written.switch(table, "any_host_danger").is_some_and(|given| given.value);
     let given = written.needed_text(table, "upstream", fix)?;
+    if given.value.contains(['{', '}']) {
+        if any_host {
+            per_customer::refuse_owned_values(written, table);
+        }
+        if any_host && private {
+            let message = format!("{}: with any_host_danger every host in private_cidrs can be named", table.shown);
+            written.findings.warning(&table.place_of("private_cidrs"), message, "leave private_cidrs away");
+        }
+        let template = per_customer::template(written, table, &given, fields, any_host)?;
+        let origin = Integration::nowhere()?;
+        return Some(Address { origin, base_path: String::new(), per_customer: Some(template) });
+    }
+    if any_host {
+        let message = format!("{} any_host_danger changes nothing for a fixed upstream", table.shown);
+        let fix = "leave it away, or write upstream = \"https://{host}\"";
+        written.findings.error(&table.place_of("any_host_danger"), message, fix);
+    }
     let (origin, base_path) = match upstream::parse(&given.value) {
         Ok(address) => address,
         Err((problem, fix)) => {
@@ -140,7 +189,7 @@ fn address(
         let message = format!("{} plaintext_danger changes nothing for an https upstream", table.shown);
         written.findings.warning(&table.place_of("plaintext_danger"), message, "leave it away");
     }
-    Some((origin, base_path))
+    Some(Address { origin, base_path, per_customer: None })
 }
 
 fn rules(written: &mut Written<'_>, table: &Table<'_>, key: &str) -> Vec<Rule> {

@@ -73,9 +73,25 @@ pub(super) fn placements(
         placements.push(read.value);
     }
     if whole && integration.entry("fields").is_some() {
-        warn_of_unused(written, &placements, fields);
+        let unused: Vec<_> = fields.iter().filter(|(field, _)| !named_elsewhere(integration, field)).collect();
+        warn_of_unused(written, &placements, &unused);
     }
     placements
+}
+
+/// Whether another key of the integration has the field in a template: its upstream, its signature.
+fn named_elsewhere(integration: &Table<'_>, field: &FieldSetting) -> bool {
+    fn has(value: &DeValue<'_>, wanted: &str) -> bool {
+        match value {
+            DeValue::String(text) => text.contains(wanted),
+            DeValue::Array(all) => all.iter().any(|value| has(value.get_ref(), wanted)),
+            DeValue::Table(table) => table.iter().any(|(_, value)| has(value.get_ref(), wanted)),
+            _ => false,
+        }
+    }
+    let wanted = format!("{{{}}}", field.spec.name);
+    let others = integration.in_order().into_iter().filter(|(key, ..)| !["fields", "inject"].contains(key));
+    others.into_iter().any(|(_, _, value)| has(value.get_ref(), &wanted))
 }
 
 fn placement(
@@ -209,7 +225,7 @@ fn literal(
     Some(template)
 }
 
-fn warn_of_unused(written: &mut Written<'_>, placements: &[Placement], fields: &[(FieldSetting, Place)]) {
+fn warn_of_unused(written: &mut Written<'_>, placements: &[Placement], fields: &[&(FieldSetting, Place)]) {
     for (field, place) in fields {
         let name = &field.spec.name;
         if !placements.iter().any(|placement| placement.value.fields().contains(&name)) {

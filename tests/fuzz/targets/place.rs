@@ -22,6 +22,7 @@ use relay::net::upstream::UpstreamSettings;
 use relay::net::vet::Egress;
 use relay::secret::Secret;
 use relay::stage::authenticate::{IssuerRules, Token, TokenRules, Verdicts, authenticate};
+use relay::stage::limits::Share;
 use relay::stage::route::{Entrance, Route, Routes, route};
 
 pub const NAME: &str = "vendor";
@@ -67,7 +68,8 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         rewrite_json: false,
         on_reflect: OnReflect::Redact,
         metrics: Metrics::new().integration(NAME),
-        rate: None,
+        share: Arc::new(Share::new(0, None, None, None)),
+        hosts: None,
     }])
 });
 
@@ -85,6 +87,7 @@ pub fn rules() -> TokenRules {
         customer_claim: Claim::named("customer_id"),
         customer_prefix: String::new(),
         secret_claim: Claim::named("secret"),
+        secrets_claim: Claim::named("secrets"),
         max_lifetime: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(LEEWAY),
     };

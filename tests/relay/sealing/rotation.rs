@@ -13,7 +13,7 @@ use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::kms::{self, KeyContext, Kms, KmsError, Shown};
-use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, RequestId, SecretId};
+use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, Policy, RequestId, SecretId};
 use relay::seal::jobs::{Habits, Job, Jobs, Work};
 use relay::seal::{NewSecret, SealError, SealTarget, Sealer, Was};
 use relay::secret::Secret;
@@ -29,11 +29,14 @@ const CANARY: &str = "xoxb-canary-5d1f0c77";
 
 fn target(name: &str, origin: &str) -> SealTarget {
     let field =
-        FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false };
+        FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false, pattern: None };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),
+        per_customer: None,
         fields: vec![field],
+        rate: None,
+        concurrency: None,
     }
 }
 
@@ -115,6 +118,7 @@ impl Bench {
             label: "Bot".to_owned(),
             fields: value(text),
             expires_at: None,
+            policy: Policy::default(),
             idempotency: None,
         };
         self.sealer.add(new).await.unwrap().id
@@ -291,6 +295,7 @@ async fn writers_and_readers_go_on_while_keys_are_renewed() {
                         label: "Bot".to_owned(),
                         fields: value(&text),
                         expires_at: None,
+                        policy: Policy::default(),
                         idempotency: None,
                     };
                     match sealer.add(new).await {
