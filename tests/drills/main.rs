@@ -48,6 +48,8 @@ mod stock;
 /// System calls per request.
 mod strace;
 
+/// One customer that asks for far too much leaves its neighbours alone.
+mod neighbours;
 /// How often the KMS is called.
 mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
@@ -93,7 +95,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 18] = [
+const DRILLS: [(&str, Drill); 19] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -112,6 +114,7 @@ const DRILLS: [(&str, Drill); 18] = [
     ("outage", outage::run),
     ("calls", calls::run),
     ("rotate", rotate::run),
+    ("neighbours", neighbours::run),
 ];
 
 fn main() -> ExitCode {

@@ -54,6 +54,8 @@ mod expect;
 mod framing;
 /// What the fuzzers kept holds on stable too.
 mod fuzz_corpus;
+/// Vendors whose host or path is each customer's own: frozen when a secret is sealed, never picked by a request.
+mod hosts;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
 /// HTTP/2 on both sides, gRPC among it.
@@ -66,6 +68,8 @@ mod json_rewrite;
 mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
+/// What an integration, a secret and a token allow: each only narrows the one before it.
+mod policy;
 /// Connections to a vendor are shared no further than is safe.
 mod pool;
 /// A vendor that sends the credential back gives it to nobody.
