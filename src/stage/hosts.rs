@@ -4,6 +4,7 @@
 //! what the integration is configured for today. What must never enter: anything of a request. What would break:
 //! a place kept under a key that leaves out a part of it would be another customer's.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,11 +41,7 @@ impl Hosts {
         Self { template, made }
     }
 
-    /// The integration as it is for a secret that was frozen for this place.
-    ///
-    /// # Errors
-    /// `credential_unusable` for a place that is not of the integration's upstream as it is configured today.
-    pub(super) fn route(
+    fn route(
         &self,
         integration: &Route,
         origin: &Origin,
@@ -55,16 +52,10 @@ impl Hosts {
             return Ok(route);
         }
         if !self.template.admits(origin, base_path) {
-            let shown = base_path.unwrap_or_default();
-            return Err(Refusal::new(
-                Code::CredentialUnusable,
-                "The secret was sealed for another place than this integration's: add a version of it.",
-            )
-            .because(format!("sealed for {origin}{shown}, configured {}", self.template)));
+            return Err(elsewhere((origin, base_path), &self.template));
         }
-        let host = HeaderValue::try_from(origin.authority()).map_err(|error| {
-            Refusal::from(Code::CredentialUnusable).because(error.to_string())
-        })?;
+        let host = HeaderValue::try_from(origin.authority())
+            .map_err(|error| Refusal::from(Code::CredentialUnusable).because(error.to_string()))?;
         // Of two that come at once the second finds the first one's, so that both use the same connections.
         Ok(self.made.get_with(place, || {
             Arc::new(Route {
@@ -78,4 +69,26 @@ impl Hosts {
             })
         }))
     }
+}
+
+impl Route {
+    /// The integration as it is for a secret that was sealed for this place: itself, unless its host or its path
+    /// is each customer's own.
+    ///
+    /// # Errors
+    /// `credential_unusable` for a place that is not of the integration's upstream as it is configured today.
+    pub fn at(self: Arc<Self>, origin: &Origin, base_path: Option<&str>) -> Result<Arc<Self>, Refusal> {
+        match &self.hosts {
+            Some(hosts) => hosts.route(&self, origin, base_path),
+            None if *origin == self.origin && base_path.is_none() => Ok(self),
+            None => Err(elsewhere((origin, base_path), &self.origin)),
+        }
+    }
+}
+
+fn elsewhere((origin, base_path): (&Origin, Option<&str>), configured: &dyn Display) -> Refusal {
+    let detail = "The secret was sealed for another origin than this integration's.";
+    let shown = base_path.unwrap_or_default();
+    Refusal::new(Code::CredentialUnusable, detail)
+        .because(format!("sealed for {origin}{shown}, configured {configured}"))
 }

@@ -7,7 +7,6 @@
 use toml::de::DeValue;
 
 use super::super::FieldSetting;
-use super::super::pattern::Pattern;
 use super::super::report::Place;
 use super::super::suggest;
 use super::super::upstream::{UpstreamPart, UpstreamTemplate};

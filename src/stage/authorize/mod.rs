@@ -16,10 +16,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Uri};
+use http::Uri;
 
 use crate::clock;
-use crate::config::rule::Rule;
 use crate::kms::KmsError;
 use crate::model::{SecretId, State};
 use crate::refusal::{Code, Refusal};
@@ -29,9 +28,6 @@ use crate::stage::route::{Matched, Reference, Route, Routes};
 use super::limits::{self, InFlight, Permit, SecretPermit};
 use leases::{Lease, Leases};
 use records::{LookupError, Record, Records};
-
-/// Fields by which a request may ask a server to treat it as another method.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// Proof that this caller may use this secret on this integration for this request.
 pub struct Grant {
@@ -112,39 +108,16 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     scope_allows(&identity, matched.asked_for())?;
     let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
     path::check(matched.rest(), matched.query(), &token)?;
-    if !request_allowed((&route.allow, &route.deny), asked, matched.rest()) {
-        return Err(denied("This integration's rules do not allow this method on this path."));
-    }
+    policy::allowed(&route, asked, matched.rest())?;
     let websocket = upgrade::wanted(route.websocket, asked)?;
     let permit = limits::admit(rules.in_flight, &route.share, &identity.customer)?;
     let id = which_secret(matched.reference(), &identity)?;
     let generation = rules.leases.generation();
     let (record, route) = find(rules.records, &identity, id, route).await?;
-    let own = narrowed(rules.in_flight, &record, asked, matched.rest())?;
+    let own = policy::narrowed(rules.in_flight, &record, asked, matched.rest())?;
     let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
     Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit, _own: own })
-}
-
-/// The secret's own limits, behind the integration's.
-fn narrowed(
-    in_flight: &InFlight,
-    record: &Record,
-    asked: &Parts,
-    rest: &str,
-) -> Result<Option<SecretPermit>, Refusal> {
-    let Some(narrowed) = record.narrowed() else { return Ok(None) };
-    let allow = narrowed.allow.as_deref();
-    // No allow is any; an empty one is none.
-    let none = allow.is_some_and(<[Rule]>::is_empty);
-    if none || !request_allowed((allow.unwrap_or_default(), &narrowed.deny), asked, rest) {
-        return Err(denied("This secret's own rules do not allow this method on this path."));
-    }
-    narrowed.limits.map(|limits| limits::admit_secret(in_flight, limits, record.head().id)).transpose()
-}
-
-fn denied(detail: &'static str) -> Refusal {
-    Refusal::new(Code::RequestDenied, detail)
 }
 
 /// The last word on a path alone, without rules and records: for `probe`.
@@ -173,28 +146,6 @@ fn unknown(routes: &Routes, asked_for: &str) -> Refusal {
         None => "There is no such integration: the first path segment names it.".to_owned(),
     };
     Refusal::new(Code::IntegrationUnknown, detail)
-}
-
-/// Whether these rules cover the request. An empty `allow` is anything.
-fn request_allowed((allow, deny): (&[Rule], &[Rule]), asked: &Parts, rest: &str) -> bool {
-    let allowed = |method: &Method| {
-        !deny.iter().any(|rule| rule.denies(method, rest))
-            && (allow.is_empty() || allow.iter().any(|rule| rule.matches(method, rest)))
-    };
-    if !allowed(&asked.method) {
-        return false;
-    }
-    // A server that obeys such a field sees another method: both must be allowed.
-    for (name, value) in asked.headers.iter().filter(|(name, _)| name.as_str().starts_with('x')) {
-        // Servers that fold `_` into `-` obey both spellings.
-        if METHOD_OVERRIDES.contains(&name.as_str().replace('_', "-").as_str()) {
-            let other = Method::from_bytes(value.as_bytes().to_ascii_uppercase().trim_ascii());
-            if !other.is_ok_and(|other| allowed(&other)) {
-                return false;
-            }
-        }
-    }
-    true
 }
 
 fn which_secret(reference: Reference, identity: &Identity) -> Result<SecretId, Refusal> {
@@ -248,205 +199,8 @@ async fn find(
     if head.expires_at.is_some_and(|at| clock::unix_seconds() >= at) {
         return Err(Refusal::new(Code::SecretExpired, "The secret's own expiry date is past."));
     }
-    if let Some(hosts) = &route.hosts {
-        let own = hosts.route(&route, &head.origin, record.base_path())?;
-        return Ok((record, own));
-    }
-    if head.origin != route.origin || record.base_path().is_some() {
-        return Err(Refusal::new(
-            Code::CredentialUnusable,
-            "The secret was sealed for another origin than this integration's.",
-        )
-        .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
-    }
+    let route = route.at(&head.origin, record.base_path())?;
     Ok((record, route))
-}
-
-fn target(&self) -> &Uri {
-        &self.target
-    }
-
-    /// Whether the request is to become a WebSocket.
-    pub const fn is_websocket(&self) -> bool {
-        self.websocket
-    }
-
-    /// Whether it still stands.
-    pub const fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    /// How the app addresses the same place here.
-    pub const fn matched(&self) -> &Matched {
-        &self.matched
-    }
-}
-
-/// What authorize needs beside the caller.
-pub struct Rules<'a> {
-    /// All integrations, for the nearest name in an error.
-    pub routes: &'a Routes,
-    /// The records by customer and UUID.
-    pub records: &'a Records,
-    /// Requests under way by customer.
-    pub in_flight: &'a InFlight,
-    /// Grants in use on this worker.
-    pub leases: &'a Leases,
-}
-
-/// Decides; the checks stand in the order of refusals of DESIGN section 5.
-///
-/// # Errors
-/// `scope_denied`, `integration_unknown`, `path_refused`, `request_denied`, `request_malformed`, `rate_limited`, `too_busy`,
-/// `secret_missing`, `secret_ambiguous`, `secret_not_found`, `secret_disabled`, `secret_expired`,
-/// `credential_unusable`, `keys_*`, `store_unavailable`.
-pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Result<Grant, Refusal> {
-    let (matched, identity, token) = caller.into_parts();
-    scope_allows(&identity, matched.asked_for())?;
-    let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
-    path::check(matched.rest(), matched.query(), &token)?;
-    if !request_allowed((&route.allow, &route.deny), asked, matched.rest()) {
-        return Err(denied("This integration's rules do not allow this method on this path."));
-    }
-    let websocket = upgrade::wanted(route.websocket, asked)?;
-    let permit = limits::admit(rules.in_flight, &route.share, &identity.customer)?;
-    let id = which_secret(matched.reference(), &identity)?;
-    let generation = rules.leases.generation();
-    let (record, route) = find(rules.records, &identity, id, route).await?;
-    let own = narrowed(rules.in_flight, &record, asked, matched.rest())?;
-    let lease = rules.leases.lease(&identity, id, generation);
-    let target = target(&route, &matched)?;
-    Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit, _own: own })
-}
-
-/// The secret's own limits, behind the integration's.
-fn narrowed(
-    in_flight: &InFlight,
-    record: &Record,
-    asked: &Parts,
-    rest: &str,
-) -> Result<Option<SecretPermit>, Refusal> {
-    let Some(narrowed) = record.narrowed() else { return Ok(None) };
-    let allow = narrowed.allow.as_deref();
-    // No allow is any; an empty one is none.
-    let none = allow.is_some_and(<[Rule]>::is_empty);
-    if none || !request_allowed((allow.unwrap_or_default(), &narrowed.deny), asked, rest) {
-        return Err(denied("This secret's own rules do not allow this method on this path."));
-    }
-    narrowed.limits.map(|limits| limits::admit_secret(in_flight, limits, record.head().id)).transpose()
-}
-
-fn denied(detail: &'static str) -> Refusal {
-    Refusal::new(Code::RequestDenied, detail)
-}
-
-/// The last word on a path alone, without rules and records: for `probe`.
-pub(super) fn checked_target(route: &Route, matched: &Matched, token: &Token) -> Result<Uri, Refusal> {
-    path::check(matched.rest(), matched.query(), token)?;
-    target(route, matched)
-}
-
-fn scope_allows(identity: &Identity, integration: &str) -> Result<(), Refusal> {
-    let Some(scopes) = &identity.scopes else { return Ok(()) };
-    let allows = |scope: &String| {
-        scope == "relay:use" || scope.strip_prefix("relay:use:").is_some_and(|name| name == integration)
-    };
-    if scopes.iter().any(allows) {
-        return Ok(());
-    }
-    let detail = format!("The caller token's scope has neither `relay:use` nor `relay:use:{integration}`.");
-    Err(Refusal::new(Code::ScopeDenied, detail))
-}
-
-fn unknown(routes: &Routes, asked_for: &str) -> Refusal {
-    let shared = |name: &str| name.bytes().zip(asked_for.bytes()).take_while(|(a, b)| a == b).count();
-    let near = routes.iter().max_by_key(|route| shared(route.name.as_str()));
-    let detail = match near.filter(|route| shared(route.name.as_str()) >= 2) {
-        Some(route) => format!("There is no such integration; did you mean {:?}?", route.name.as_str()),
-        None => "There is no such integration: the first path segment names it.".to_owned(),
-    };
-    Refusal::new(Code::IntegrationUnknown, detail)
-}
-
-/// Whether these rules cover the request. An empty `allow` is anything.
-fn request_allowed((allow, deny): (&[Rule], &[Rule]), asked: &Parts, rest: &str) -> bool {
-    let allowed = |method: &Method| {
-        !deny.iter().any(|rule| rule.denies(method, rest))
-            && (allow.is_empty() || allow.iter().any(|rule| rule.matches(method, rest)))
-    };
-    if !allowed(&asked.method) {
-        return false;
-    }
-    // A server that obeys such a field sees another method: both must be allowed.
-    for (name, value) in asked.headers.iter().filter(|(name, _)| name.as_str().starts_with('x')) {
-        // Servers that fold `_` into `-` obey both spellings.
-        if METHOD_OVERRIDES.contains(&name.as_str().replace('_', "-").as_str()) {
-            let other = Method::from_bytes(value.as_bytes().to_ascii_uppercase().trim_ascii());
-            if !other.is_ok_and(|other| allowed(&other)) {
-                return false;
-            }
-        }
-    }
-    true
-}
-
-fn which_secret(reference: Reference, identity: &Identity) -> Result<SecretId, Refusal> {
-    let named = match reference {
-        Reference::Header(id) | Reference::Path(id) => Some(id),
-        Reference::Absent => None,
-        Reference::Twice => {
-            return Err(Refusal::new(Code::SecretAmbiguous, "Relay-Secret stands more than once."));
-        }
-        Reference::Malformed => {
-            return Err(Refusal::new(
-                Code::SecretMissing,
-                "Relay-Secret is not a 36-character hyphenated UUID.",
-            ));
-        }
-    };
-    match (named, identity.secret) {
-        (Some(named), Some(pinned)) if named != pinned => Err(Refusal::new(
-            Code::SecretAmbiguous,
-            "The request names another secret than the one its token is pinned to.",
-        )),
-        (Some(id), _) | (None, Some(id)) => Ok(id),
-        (None, None) => Err(Refusal::new(
-            Code::SecretMissing,
-            "Name the secret: `Relay-Secret: <uuid>`, or its UUID as the first path segment behind the integration.",
-        )),
-    }
-}
-
-async fn find(
-    records: &Records,
-    identity: &Identity,
-    id: SecretId,
-    route: &Route,
-) -> Result<Arc<Record>, Refusal> {
-    let not_found =
-        || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
-    let record = records.find(&identity.customer, id).await?.ok_or_else(not_found)?;
-    let head = record.head();
-    if head.integration != route.name {
-        return Err(not_found());
-    }
-    if head.state == State::Disabled {
-        return Err(Refusal::new(
-            Code::SecretDisabled,
-            "The secret is disabled; an operator can enable it again.",
-        ));
-    }
-    if head.expires_at.is_some_and(|at| clock::unix_seconds() >= at) {
-        return Err(Refusal::new(Code::SecretExpired, "The secret's own expiry date is past."));
-    }
-    if head.origin != route.origin {
-        return Err(Refusal::new(
-            Code::CredentialUnusable,
-            "The secret was sealed for another origin than this integration's.",
-        )
-        .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
-    }
-    Ok(record)
 }
 
 fn target(route: &Route, matched: &Matched) -> Result<Uri, Refusal> {
