@@ -11,9 +11,10 @@ use serde::de::{Deserializer, Visitor};
 
 use super::Admin;
 use super::door::{Denied, json};
+use super::policy::Limits;
 use super::trace::{About, Made};
 use crate::clock;
-use crate::model::{Customer, FieldName, IntegrationName, Members, Policy, SecretId, State as SecretState};
+use crate::model::{Customer, FieldName, IntegrationName, Members, SecretId, State as SecretState};
 use crate::refusal::{Code, Refusal};
 use crate::seal::{Listing, NewSecret, Summary, Versions};
 use crate::secret::Secret;
@@ -51,7 +52,7 @@ struct Add {
     #[serde(default)]
     expires_at: Option<String>,
     #[serde(default)]
-    policy: Policy,
+    policy: Limits,
 }
 
 #[derive(Deserialize)]
@@ -94,7 +95,7 @@ pub(super) async fn add(
         label,
         fields: asked.fields.0.into_iter().map(|(name, value)| (name, value.0)).collect(),
         expires_at: expires_at.transpose()?,
-        policy: asked.policy,
+        policy: asked.policy.0,
         idempotency,
     };
     let summary = admin.finish(trace, admin.sealer.add(new).await).await?;
@@ -170,7 +171,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn parsed(id: &str) -> Result<SecretId, Refusal> {
+pub(super) fn parsed(id: &str) -> Result<SecretId, Refusal> {
     SecretId::parse(id).map_err(|why| Refusal::new(Code::RequestMalformed, why.to_string()))
 }
 
@@ -236,17 +237,4 @@ pub(super) async fn expire(
     let expires_at = expires_at.map(|text| instant(&text)).transpose()?;
     let trace = admin.begin("secret.expire", &About::secret(id)).await?;
     Ok(Json(admin.finish(trace, admin.sealer.set_expiry(id, expires_at).await).await?))
-}
-
-/// The limits as a whole: what is not said is not limited any more.
-pub(super) async fn set_policy(
-    State(admin): State<Arc<Admin>>,
-    Path(id): Path<String>,
-    body: Body,
-) -> Result<Json<Summary>, Denied> {
-    admin.takes_new()?;
-    let id = parsed(&id)?;
-    let policy: Policy = json(body).await?;
-    let trace = admin.begin("secret.policy", &About::secret(id)).await?;
-    Ok(Json(admin.finish(trace, admin.sealer.set_policy(id, policy).await).await?))
 }

@@ -92,7 +92,7 @@ impl UpstreamTemplate {
                 return Err((message, fix.to_owned()));
             }
         }
-        if !any_host {
+        if !any_host && host.iter().any(|part| part.field().is_some()) {
             ends_fixed(&host)?;
         }
         let whole = |parts: &[UpstreamPart]| {
@@ -115,6 +115,11 @@ impl UpstreamTemplate {
     /// Whether any host may be given (`any_host_danger`).
     pub const fn is_any_host(&self) -> bool {
         self.any_host
+    }
+
+    /// Whether its host has fields, and not its path alone.
+    pub fn has_own_host(&self) -> bool {
+        self.host.iter().any(|part| part.field().is_some())
     }
 
     /// The fields that it names.
@@ -189,6 +194,11 @@ impl UpstreamTemplate {
                 (host, digits.parse().ok().filter(|_| shaped).ok_or("it has a port that is none")?)
             }
         };
+        let wrong = "it makes no host name";
+        if !self.has_own_host() {
+            // Written by the operator, and judged as any other upstream.
+            return Origin::new(true, host, port).map_err(|_| wrong);
+        }
         let labels: Vec<&str> = host.split('.').collect();
         let shaped = |label: &&str| {
             let edge = |byte: Option<&u8>| byte.is_some_and(|b| *b != b'-');
@@ -205,7 +215,7 @@ impl UpstreamTemplate {
         if !self.any_host && labels.iter().any(|label| label.starts_with("xn--")) {
             return Err("it begins with xn--, which stands for letters outside ASCII");
         }
-        Origin::new(true, host, port).map_err(|_| "it makes no host name")
+        Origin::new(true, host, port).map_err(|_| wrong)
     }
 }
 

@@ -305,7 +305,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (r#"upstream = "https://erp.example/api""#, r#"upstream = "https://{shop.erp.example""#, "20:12: [integrations.erp] upstream has a { or } that belongs to no field | write a field as {subdomain}"),
     (r#"upstream = "https://erp.example/api""#, "upstream = \"https://erp.example/{shop}/x\"\nfields = { shop = { secret = false, match = \"[a-z/]+\" }, token = {} }", "20:12: [integrations.erp] upstream has {shop} in its path, whose match can be '/' | write a match of letters, digits and - . _ ~ : @ alone, such as [A-Za-z0-9-]{1,64}"),
     (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{host}\"\nany_host_danger = true\nfields = { host = { secret = false, match = \"[a-z.@]+\" }, token = {} }", "20:12: [integrations.erp] upstream has {host} in its host, whose match can be '@' | write a match of a-z, 0-9, - and . alone, and : where a port may be given"),
-    ("inject =", "any_host_danger = true\ninject =", r#"21:1: [integrations.erp] any_host_danger changes nothing for a fixed upstream | leave it away, or write upstream = "https://{host}""#),
+    ("inject =", "any_host_danger = true\ninject =", "21:1: [integrations.erp] any_host_danger changes nothing for a host that is fixed | leave it away"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://erp.example/{shop}\"\nany_host_danger = true\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "21:1: [integrations.erp] any_host_danger changes nothing for a host that is fixed | leave it away"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.erp.example\"\nplaintext_danger = true\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "21:1: [integrations.erp] plaintext_danger changes nothing for an https upstream | leave it away"),
     ("inject =", "fields = { token = { match = \"^a$\" } }\ninject =", r#"21:30: [integrations.erp.fields.token] match: it has an anchor: the whole value is meant anyway, so leave ^ and $ away | write it like match = "[a-z0-9-]{2,40}""#),
     ("inject =", "burst = 5\ninject =", "21:1: [integrations.erp] burst is nothing without a rate | write rate = 50 as well, or leave burst away"),
     ("inject =", "concurrency = 0\ninject =", "21:15: [integrations.erp] concurrency must be a whole number from 1 to 1000000 | write a number from 1 to 1000000"),
@@ -327,6 +329,24 @@ fn each_mistake_gives_its_own_error_at_its_own_place() {
             })
             .collect();
         assert_eq!(errors, [*wanted], "{mistake}");
+    }
+}
+
+#[test]
+fn with_any_host_no_value_of_the_operators_own_is_taken() {
+    let free = "upstream = \"https://{host}\"\nany_host_danger = true\n\
+                fields = { host = { secret = false, match = \"[a-z.-]+\" }, token = {} }\n";
+    let fixed = free.replace("{host}", "{host}.erp.example").replace("any_host_danger = true\n", "");
+    let fixed = fixed.replace("[a-z.-]+", "[a-z-]+");
+    for (upstream, more, wanted) in [
+        (free, "oauth2 = { client_id = \"x\", client_secret = \"env:ADMIN\" }", true),
+        (free, "login = { steps = [{ post = \"/login\", body = { key = \"file:key\" } }] }", true),
+        (free, "oauth2 = { client_id = \"{host}\" }", false),
+        (fixed.as_str(), "oauth2 = { client_secret = \"env:ADMIN\" }", false),
+    ] {
+        let text = GOOD.replace("upstream = \"https://erp.example/api\"", &format!("{upstream}{more}"));
+        let said = errors(&text, &[]).iter().any(|error| error.contains("the customer says where it goes"));
+        assert_eq!(said, wanted, "{more}");
     }
 }
 

@@ -410,3 +410,29 @@ fn a_host_of_the_customers_own_is_moved_by_a_new_version_and_not_by_a_rebind() {
     assert!(answer.text().contains("relay secret rotate"), "{}", answer.text());
     assert_eq!(call(&rig, "acme", &id).status, 200);
 }
+
+#[test]
+fn an_integration_that_is_renamed_keeps_its_customers_places() {
+    let named = |name: &str| {
+        format!(
+            "[integrations.{name}]\nupstream = \"https://{{shop}}.shop.localhost:{{PORT}}/base\"\nca_file = \"ca.pem\"\n\
+             private_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{}",
+            SHOP.replace("integrations.vendor", &format!("integrations.{name}"))
+        )
+    };
+    let mut rig = Rig::with(Settings { more: named("shop"), ..Settings::default() }, |_, out| {
+        vendor::answer(out, 200, &[], b"ok");
+    });
+    let canary = rig.canary.text().to_owned();
+    let id = rig.secret_with("acme", "shop", &[("shop", "acme"), ("token", &canary)]);
+    rig.restart_with(|settings| settings.more = named("store"));
+    refused(&rig.get(&format!("/store/{id}/x"), &rig.token("acme")), Code::SecretNotFound);
+    let begun = rig.admin("POST", "/v1/integrations/store/rebind", Some("{\"from\":[\"shop\"]}"));
+    assert!((200..300).contains(&begun.status), "{}", begun.text());
+    let moved = (0..300).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        rig.get(&format!("/store/{id}/x"), &rig.token("acme")).status == 200
+    });
+    assert!(moved);
+    assert_eq!(rig.vendor.last().header("host"), Some(format!("acme.shop.localhost:{}", rig.vendor.port).as_str()));
+}

@@ -160,13 +160,17 @@ fn address(
             written.findings.warning(&table.place_of("private_cidrs"), message, "leave private_cidrs away");
         }
         let template = per_customer::template(written, table, &given, fields, any_host)?;
+        if any_host && !template.has_own_host() {
+            unneeded(written, table, "any_host_danger", "a host that is fixed");
+        }
+        if plaintext_danger {
+            unneeded(written, table, "plaintext_danger", "an https upstream");
+        }
         let origin = Integration::nowhere()?;
         return Some(Address { origin, base_path: String::new(), per_customer: Some(template) });
     }
     if any_host {
-        let message = format!("{} any_host_danger changes nothing for a fixed upstream", table.shown);
-        let fix = "leave it away, or write upstream = \"https://{host}\"";
-        written.findings.error(&table.place_of("any_host_danger"), message, fix);
+        unneeded(written, table, "any_host_danger", "a host that is fixed");
     }
     let (origin, base_path) = match upstream::parse(&given.value) {
         Ok(address) => address,
@@ -190,6 +194,11 @@ fn address(
         written.findings.warning(&table.place_of("plaintext_danger"), message, "leave it away");
     }
     Some(Address { origin, base_path, per_customer: None })
+}
+
+fn unneeded(written: &mut Written<'_>, table: &Table<'_>, key: &str, what: &str) {
+    let message = format!("{} {key} changes nothing for {what}", table.shown);
+    written.findings.error(&table.place_of(key), message, "leave it away");
 }
 
 fn rules(written: &mut Written<'_>, table: &Table<'_>, key: &str) -> Vec<Rule> {

@@ -129,7 +129,7 @@ impl Parts {
             return Err(("has fields and is not https", "begin it with https://"));
         }
         if origin.host().ends_with('.') || origin.host().starts_with('[') {
-            return Err(("has fields in a host that is no name", "write https://{subdomain}.vendor.example"));
+            return Err(("has fields, and a host that is no plain name", "write https://{subdomain}.vendor.example"));
         }
         let (mut host, mut base, mut in_path) = (Vec::new(), Vec::new(), false);
         for (number, piece) in pieces.into_iter().enumerate() {
