@@ -36,7 +36,8 @@ impl Limits {
                 body.insert(name.to_owned(), rules.into());
             }
         }
-        for (name, number) in [("rate", self.rate), ("burst", self.burst), ("concurrency", self.concurrency)] {
+        for (name, number) in [("rate", self.rate), ("burst", self.burst), ("concurrency", self.concurrency)]
+        {
             body.extend(number.map(|number| (name.to_owned(), number.into())));
         }
         (!body.is_empty()).then_some(Value::Object(body))

@@ -88,7 +88,8 @@ impl UpstreamTemplate {
             let chars = pattern(name).map(|pattern| pattern.chars()).unwrap_or_default();
             if let Some(odd) = chars.beside(SEGMENT).first() {
                 let message = format!("has {{{name}}} in its path, whose match can be {odd:?}");
-                let fix = "write a match of letters, digits and - . _ ~ : @ alone, such as [A-Za-z0-9-]{1,64}";
+                let fix =
+                    "write a match of letters, digits and - . _ ~ : @ alone, such as [A-Za-z0-9-]{1,64}";
                 return Err((message, fix.to_owned()));
             }
         }
@@ -203,10 +204,15 @@ impl UpstreamTemplate {
         let shaped = |label: &&str| {
             let edge = |byte: Option<&u8>| byte.is_some_and(|b| *b != b'-');
             let bytes = label.as_bytes();
-            label.len() <= 63 && bytes.iter().all(|b| LABEL.holds(*b)) && edge(bytes.first()) && edge(bytes.last())
+            label.len() <= 63
+                && bytes.iter().all(|b| LABEL.holds(*b))
+                && edge(bytes.first())
+                && edge(bytes.last())
         };
         if !labels.iter().all(shaped) || host.len() > 253 {
-            return Err("it makes no host name: each part is 1 to 63 of a-z, 0-9 and -, and no - at its ends");
+            return Err(
+                "it makes no host name: each part is 1 to 63 of a-z, 0-9 and -, and no - at its ends",
+            );
         }
         let last = labels.last().copied().unwrap_or_default();
         if labels.len() < 2 || last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") {

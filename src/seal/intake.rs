@@ -62,7 +62,8 @@ pub(super) fn declared(
             return Err(invalid(name.as_str(), why));
         }
         if let Some(pattern) = setting.pattern.as_ref().filter(|pattern| !pattern.matches(value.expose())) {
-            let why = format!("what is wanted is \"{}\", all of which matches {}", setting.label, pattern.as_str());
+            let why =
+                format!("what is wanted is \"{}\", all of which matches {}", setting.label, pattern.as_str());
             return Err(invalid(name.as_str(), why));
         }
         fields.push(Field { spec: setting.spec.clone(), value });

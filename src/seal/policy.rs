@@ -23,7 +23,10 @@ pub(super) fn check(policy: &Policy, target: &SealTarget) -> Result<(), SealErro
     let wrong = |what: &str, why: String| Err(SealError::Invalid { field: format!("policy.{what}"), why });
     for (what, rules) in [("allow", policy.allow.as_deref().unwrap_or_default()), ("deny", &policy.deny)] {
         if rules.len() > MOST_RULES || rules.iter().map(String::len).sum::<usize>() > LONGEST / 2 {
-            return wrong(what, format!("it has at most {MOST_RULES} rules of {} bytes together", LONGEST / 2));
+            return wrong(
+                what,
+                format!("it has at most {MOST_RULES} rules of {} bytes together", LONGEST / 2),
+            );
         }
         for (number, rule) in rules.iter().enumerate() {
             if rule.len() > LONGEST_RULE {

@@ -48,8 +48,6 @@ mod stock;
 /// System calls per request.
 mod strace;
 
-/// One customer that asks for far too much leaves its neighbours alone.
-mod neighbours;
 /// How often the KMS is called.
 mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
@@ -64,6 +62,8 @@ mod guess;
 mod kill9;
 /// Every spelling of a credential in every coding, cut at every place: none reaches the app.
 mod matrix;
+/// One customer that asks for far too much leaves its neighbours alone.
+mod neighbours;
 /// Another customer's UUID is answered as an unknown one, and as fast.
 mod oracle;
 /// A KMS that is down is bridged, and one that denies is obeyed.

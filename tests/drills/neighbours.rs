@@ -40,7 +40,8 @@ pub fn run(plan: &Plan) -> Figure {
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, &vendor.ca_pem).unwrap();
     let upstream = format!("https://localhost:{}", vendor.port);
-    let limited = format!("{}rate = {RATE}\n\n", integration("limited", &upstream, &ca).trim_end().to_owned() + "\n");
+    let limited =
+        format!("{}rate = {RATE}\n\n", integration("limited", &upstream, &ca).trim_end().to_owned() + "\n");
     let integrations = limited + &integration("hangs", &upstream, &ca);
     let limits = format!("limits.in_flight_per_customer = {}", 2 * share);
     let mut stage = Stage::set(&plan.relay, &limits, &integrations);
@@ -104,7 +105,9 @@ fn neighbours(stage: &Stage) -> Vec<Vec<u8>> {
 }
 
 fn request(integration: &str, secret: &str, path: &str, token: &str) -> String {
-    format!("GET /{integration}/{secret}/{path} HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {token}\r\n\r\n")
+    format!(
+        "GET /{integration}/{secret}/{path} HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {token}\r\n\r\n"
+    )
 }
 
 /// The customer who asks for too much.

@@ -557,7 +557,18 @@ fn a_secrets_own_limits_are_given_changed_and_lifted() {
     let mut home = Home::new();
     home.run();
     let canary = home.canary.text().to_owned();
-    let words = ["secret", "add", "--customer", "acme", "--integration", "github", "--allow", "GET /user", "--rate", "5"];
+    let words = [
+        "secret",
+        "add",
+        "--customer",
+        "acme",
+        "--integration",
+        "github",
+        "--allow",
+        "GET /user",
+        "--rate",
+        "5",
+    ];
     let id = home.ok(&words, Some(canary.as_bytes())).trim_end().to_owned();
     let shown = || home.ok(&["secret", "show", &id], None);
     assert!(shown().contains(r#"{"allow":["GET /user"],"rate":5}"#), "{}", shown());

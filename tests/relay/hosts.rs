@@ -27,7 +27,10 @@ fn shops(upstream: &str, integration: &str) -> Rig {
 
 fn before(vendor: Vendor, upstream: &str, integration: &str) -> Rig {
     let upstream = Some(upstream.replace("{PORT}", &vendor.port.to_string()));
-    Rig::before(Settings { upstream, workers: 1, integration: integration.to_owned(), ..Settings::default() }, vendor)
+    Rig::before(
+        Settings { upstream, workers: 1, integration: integration.to_owned(), ..Settings::default() },
+        vendor,
+    )
 }
 
 fn plain() -> Rig {
@@ -60,7 +63,8 @@ fn call(rig: &Rig, customer: &str, id: &str) -> Answer {
 fn each_customers_secret_goes_to_its_own_host() {
     let rig = plain();
     let port = rig.vendor.port;
-    let secrets = ["acme", "globex"].map(|customer| (customer, sealed(&rig, customer, &[("shop", customer)])));
+    let secrets =
+        ["acme", "globex"].map(|customer| (customer, sealed(&rig, customer, &[("shop", customer)])));
     for (customer, id) in &secrets {
         let answer = call(&rig, customer, id);
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -70,9 +74,8 @@ fn each_customers_secret_goes_to_its_own_host() {
         assert_eq!(got.header("authorization"), Some(format!("Bearer {}", rig.canary.text()).as_str()));
         let origin = format!("https://{customer}.shop.localhost:{port}");
         assert_eq!(shown(&rig, id)["origin"], origin.as_str());
-        let records = rig.audit_until(|all| {
-            all.iter().any(|r| r["kind"] == "outcome" && r["customer"] == *customer)
-        });
+        let records =
+            rig.audit_until(|all| all.iter().any(|r| r["kind"] == "outcome" && r["customer"] == *customer));
         let own: Vec<_> = records
             .iter()
             .filter(|r| r["customer"] == *customer && (r["kind"] == "intent" || r["kind"] == "outcome"))
@@ -112,7 +115,12 @@ fn what_is_more_than_a_part_of_a_host_is_not_taken_and_not_repeated() {
     ];
     for (value, mistake) in rows {
         let answer = asked(&rig, "acme", &serde_json::json!({ "shop": value }));
-        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{mistake}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "request_malformed"),
+            "{mistake}: {}",
+            answer.text()
+        );
         let said = answer.json()["message"].as_str().unwrap().to_owned();
         assert!(said.starts_with("shop: "), "{mistake}: {said}");
         assert!(value.len() < 3 || !said.contains(value), "{mistake}: the value is repeated: {said}");
@@ -156,7 +164,10 @@ fn over(store: &Arc<Memory>, upstream: &str, integration: &str) -> Rig {
     let upstream = Some(upstream.replace("{PORT}", &vendor.port.to_string()));
     let store = store.clone();
     let options = Box::new(move || Options { store: Some(store.clone()), ..Options::default() });
-    Rig::before(Settings { upstream, integration: integration.to_owned(), options, ..Settings::default() }, vendor)
+    Rig::before(
+        Settings { upstream, integration: integration.to_owned(), options, ..Settings::default() },
+        vendor,
+    )
 }
 
 /// The stored row with one text in its head put in another's place.
@@ -171,7 +182,8 @@ fn edited(row: &SecretRow, from: &str, to: &str) -> SecretRow {
 #[test]
 fn a_frozen_place_that_is_edited_in_the_store_is_refused() {
     let store = Arc::new(Memory::new());
-    let fields = format!("{SHOP}account = {{ label = \"Account\", secret = false, match = \"[0-9]{{4}}\" }}\n");
+    let fields =
+        format!("{SHOP}account = {{ label = \"Account\", secret = false, match = \"[0-9]{{4}}\" }}\n");
     let rig = over(&store, "https://{shop}.shop.localhost:{PORT}/accounts/{account}", &fields);
     let id = sealed(&rig, "acme", &[("shop", "acme"), ("account", "1234")]);
     assert_eq!(call(&rig, "acme", &id).status, 200);
@@ -195,7 +207,11 @@ fn a_frozen_place_that_is_edited_in_the_store_is_refused() {
             answer = call(&rig, "acme", &id);
         }
         refused(&answer, Code::CredentialUnusable);
-        assert!(rig.vendor.requests()[seen..].iter().all(|r| !r.head.contains("evil") && !r.head.contains("6666")));
+        assert!(
+            rig.vendor.requests()[seen..]
+                .iter()
+                .all(|r| !r.head.contains("evil") && !r.head.contains("6666"))
+        );
         rig.runtime().block_on(store.put_secret(good.clone(), Expected::Head(row.head))).unwrap();
         let again = (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -303,7 +319,10 @@ fn references_are_kept_inside_the_own_host_and_left_alone_outside() {
     }
     refused(&rig.get(&format!("/vendor/{id}/outside"), &token), Code::ResponseRefused);
     let hosts: Vec<_> = rig.vendor.requests().iter().map(|r| r.header("host").unwrap().to_owned()).collect();
-    assert!(hosts.len() == 4 && hosts.iter().all(|host| host.starts_with("acme.")), "none was followed: {hosts:?}");
+    assert!(
+        hosts.len() == 4 && hosts.iter().all(|host| host.starts_with("acme.")),
+        "none was followed: {hosts:?}"
+    );
 }
 
 #[test]
@@ -382,14 +401,19 @@ fn customers_share_a_connection_to_a_fixed_domain_and_none_to_any_host() {
         let rig = shops(upstream, integration);
         let any = format!("same.shop.localhost:{}", rig.vendor.port);
         let shop = if shared { "same" } else { any.as_str() };
-        let secrets = ["acme", "globex"].map(|customer| (customer, sealed(&rig, customer, &[("shop", shop)])));
+        let secrets =
+            ["acme", "globex"].map(|customer| (customer, sealed(&rig, customer, &[("shop", shop)])));
         for (customer, id) in &secrets {
             for _ in 0..2 {
                 assert_eq!(call(&rig, customer, id).status, 200);
             }
         }
         let connections: Vec<_> = rig.vendor.requests().iter().map(|r| r.connection).collect();
-        assert_eq!((connections[0], connections[2]), (connections[1], connections[3]), "a customer's own is used again");
+        assert_eq!(
+            (connections[0], connections[2]),
+            (connections[1], connections[3]),
+            "a customer's own is used again"
+        );
         assert_eq!(connections[0] == connections[2], shared, "{upstream}");
     }
     // Two hosts never share one, whoever asks.
@@ -434,5 +458,8 @@ fn an_integration_that_is_renamed_keeps_its_customers_places() {
         rig.get(&format!("/store/{id}/x"), &rig.token("acme")).status == 200
     });
     assert!(moved);
-    assert_eq!(rig.vendor.last().header("host"), Some(format!("acme.shop.localhost:{}", rig.vendor.port).as_str()));
+    assert_eq!(
+        rig.vendor.last().header("host"),
+        Some(format!("acme.shop.localhost:{}", rig.vendor.port).as_str())
+    );
 }

@@ -59,7 +59,11 @@ fn until(mut ask: impl FnMut() -> Answer, wanted: impl Fn(&Answer) -> bool) -> A
 #[test]
 fn a_secrets_own_rules_narrow_what_its_integration_allows() {
     let rig = with("allow = [\"* /files/**\", \"GET /users/*\"]\ndeny = [\"* /files/secret/**\"]\n");
-    let id = id_of(&limited(&rig, "acme", &json!({ "allow": ["GET /files/**", "POST /orders"], "deny": ["* /files/mine/**"] })));
+    let id = id_of(&limited(
+        &rig,
+        "acme",
+        &json!({ "allow": ["GET /files/**", "POST /orders"], "deny": ["* /files/mine/**"] }),
+    ));
     let free = rig.secret("acme");
     let rows = [
         ("GET", "/files/a", "", "", "both allow it"),
@@ -73,7 +77,11 @@ fn a_secrets_own_rules_narrow_what_its_integration_allows() {
     ];
     for (method, path, own, others, mistake) in rows {
         assert_eq!(call(&rig, method, &format!("/vendor/{id}{path}"), &[]).code(), own, "{mistake}");
-        assert_eq!(call(&rig, method, &format!("/vendor/{free}{path}"), &[]).code(), others, "{mistake}: without limits");
+        assert_eq!(
+            call(&rig, method, &format!("/vendor/{free}{path}"), &[]).code(),
+            others,
+            "{mistake}: without limits"
+        );
     }
     let overridden = [("x-http-method-override", "DELETE")];
     let answer = call(&rig, "GET", &format!("/vendor/{id}/files/a"), &overridden);
@@ -96,7 +104,10 @@ fn limits_are_shown_changed_kept_and_lifted() {
     assert_eq!(shown()["policy"], policy, "and so does an old one put back");
     let path = format!("/vendor/{id}/b");
     refused(&call(&rig, "GET", &path, &[]), Code::RequestDenied);
-    assert_eq!(set(&rig, &id, &json!({ "allow": ["GET /b"] })).json()["policy"], json!({ "allow": ["GET /b"] }));
+    assert_eq!(
+        set(&rig, &id, &json!({ "allow": ["GET /b"] })).json()["policy"],
+        json!({ "allow": ["GET /b"] })
+    );
     let answer = until(|| call(&rig, "GET", &path, &[]), |answer| answer.status == 200);
     assert_eq!(answer.status, 200, "what is not said is not limited any more");
     assert_eq!(set(&rig, &id, &json!({})).status, 200);
@@ -133,7 +144,12 @@ fn limits_that_would_widen_or_are_unclear_are_not_taken() {
     ];
     for (policy, mistake) in rows {
         let answer = set(&rig, &id, &policy);
-        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{mistake}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "request_malformed"),
+            "{mistake}: {}",
+            answer.text()
+        );
         let answer = limited(&rig, "acme", &policy);
         assert_eq!(answer.status, 400, "{mistake}, where a secret is added: {}", answer.text());
     }
@@ -157,7 +173,11 @@ fn a_secrets_rate_has_a_burst_and_says_when_to_come_again() {
     refused(&answer, Code::RateLimited);
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(answer.text().contains("This secret's requests"), "{}", answer.text());
-    assert_eq!(call(&rig, "GET", &format!("/vendor/{free}/x"), &[]).status, 200, "another secret's is its own");
+    assert_eq!(
+        call(&rig, "GET", &format!("/vendor/{free}/x"), &[]).status,
+        200,
+        "another secret's is its own"
+    );
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(call(&rig, "GET", &path, &[]).status, 200, "a second later one more");
     assert_eq!(call(&rig, "GET", &path, &[]).code(), "rate_limited");
@@ -203,7 +223,9 @@ fn under_way(rig: &Rig, path: &str, count: usize) -> Vec<crate::rig::client::Cli
     let clients: Vec<_> = (0..count)
         .map(|_| {
             let mut client = rig.client();
-            client.send(&format!("GET {path} HTTP/1.1\r\nhost: relay.test\r\nauthorization: Bearer {token}\r\n\r\n"));
+            client.send(&format!(
+                "GET {path} HTTP/1.1\r\nhost: relay.test\r\nauthorization: Bearer {token}\r\n\r\n"
+            ));
             client
         })
         .collect();
@@ -228,7 +250,11 @@ fn a_vendor_that_hangs_holds_half_of_a_customers_requests_at_most() {
     assert!(answer.text().contains("on this integration"), "{}", answer.text());
     for _ in 0..8 {
         assert_eq!(call(&rig, "GET", &format!("/other/{other}/x"), &[]).status, 200, "another vendor");
-        assert_eq!(rig.get(&format!("/vendor/{globex}/x"), &rig.token("globex")).status, 200, "another customer");
+        assert_eq!(
+            rig.get(&format!("/vendor/{globex}/x"), &rig.token("globex")).status,
+            200,
+            "another customer"
+        );
     }
     drop(let_go);
     for mut client in held {
@@ -253,7 +279,8 @@ fn concurrency_is_what_the_integration_and_then_the_secret_say() {
     drop(let_go);
     held.iter_mut().for_each(|client| assert_eq!(client.answer("GET").status, 200));
     for id in [narrow, wide] {
-        let answer = until(|| call(&rig, "GET", &format!("/vendor/{id}/x"), &[]), |answer| answer.status == 200);
+        let answer =
+            until(|| call(&rig, "GET", &format!("/vendor/{id}/x"), &[]), |answer| answer.status == 200);
         assert_eq!(answer.status, 200, "what ended is free again");
     }
 }
@@ -263,7 +290,8 @@ fn limits_that_are_edited_in_the_store_make_the_secret_unusable() {
     let store = Arc::new(Memory::new());
     let kept = store.clone();
     let options = Box::new(move || Options { store: Some(kept.clone()), ..Options::default() });
-    let rig = Rig::with(Settings { options, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
+    let rig =
+        Rig::with(Settings { options, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
     let id = id_of(&limited(&rig, "acme", &json!({ "allow": ["GET /a"], "rate": 5 })));
     refused(&call(&rig, "GET", &format!("/vendor/{id}/b"), &[]), Code::RequestDenied);
     let (customer, secret) = (Customer::parse("acme").unwrap(), SecretId::parse(&id).unwrap());
@@ -312,7 +340,12 @@ fn a_tokens_list_of_secrets_narrows_and_never_widens() {
         (json!({ "secrets": [mine, 5] }), "token_invalid", "token_invalid", "a number among them"),
         (json!({ "secrets": ["*"] }), "token_invalid", "token_invalid", "a star"),
         (json!({ "secrets": [mine.replace('-', "")] }), "token_invalid", "token_invalid", "no hyphens"),
-        (json!({ "secrets": [other], "secret": mine }), "secret_not_found", "secret_ambiguous", "pinned to another"),
+        (
+            json!({ "secrets": [other], "secret": mine }),
+            "secret_not_found",
+            "secret_ambiguous",
+            "pinned to another",
+        ),
     ];
     for (claims, first, second, mistake) in rows {
         let token = token(&rig, &claims);
@@ -335,7 +368,8 @@ fn a_tokens_list_of_secrets_narrows_and_never_widens() {
 #[test]
 fn the_list_may_stand_in_another_claim() {
     let callers = format!("{}secrets = \"/saas/uuids\"\n", crate::rig::callers());
-    let rig = Rig::with(Settings { callers, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
+    let rig =
+        Rig::with(Settings { callers, ..Settings::default() }, |_, out| vendor::answer(out, 200, &[], b"ok"));
     let (mine, other) = (rig.secret("acme"), rig.secret("acme"));
     let token = token(&rig, &json!({ "secrets": "not read", "saas": { "uuids": [mine] } }));
     assert_eq!(rig.get(&format!("/vendor/{mine}/x"), &token).status, 200);

@@ -93,7 +93,8 @@ fn one(written: &mut Written<'_>, table: &Table<'_>) -> Option<Callers> {
         written.findings.error(&table.place_of("customer"), message, "give each its own claim");
     }
     let secrets = claim(written, table, "secrets").unwrap_or_else(|| Claim::named("secrets"));
-    if [customer.as_ref(), Some(&secret)].into_iter().flatten().any(|other| other.steps() == secrets.steps()) {
+    if [customer.as_ref(), Some(&secret)].into_iter().flatten().any(|other| other.steps() == secrets.steps())
+    {
         let message = format!("{} secrets names a claim that another of its keys names", table.shown);
         written.findings.error(&table.place_of("secrets"), message, "give each its own claim");
     }

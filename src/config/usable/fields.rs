@@ -35,7 +35,10 @@ pub(super) fn fields(written: &mut Written<'_>, integration: &Table<'_>) -> Vec<
 fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
     let name = FieldName::parse("token").ok()?;
     let spec = FieldSpec { name, secret: true };
-    Some((FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false, pattern: None }, place.clone()))
+    Some((
+        FieldSetting { spec, label: "Token".to_owned(), scrub_off_danger: false, pattern: None },
+        place.clone(),
+    ))
 }
 
 fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> FieldSetting {

@@ -115,7 +115,11 @@ fn pace(written: &mut Written<'_>, table: &Table<'_>) -> Pace {
     let concurrency = written.whole_if_given(table, "concurrency", 1..=1_000_000);
     if burst.is_some() && rate.is_none() && written.absent(table, "rate") {
         let message = format!("{} burst is nothing without a rate", table.shown);
-        written.findings.error(&table.place_of("burst"), message, "write rate = 50 as well, or leave burst away");
+        written.findings.error(
+            &table.place_of("burst"),
+            message,
+            "write rate = 50 as well, or leave burst away",
+        );
     }
     let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
     let concurrency = concurrency.and_then(|number| usize::try_from(number).ok());
@@ -156,7 +160,8 @@ fn address(
             per_customer::refuse_owned_values(written, table);
         }
         if any_host && private {
-            let message = format!("{}: with any_host_danger every host in private_cidrs can be named", table.shown);
+            let message =
+                format!("{}: with any_host_danger every host in private_cidrs can be named", table.shown);
             written.findings.warning(&table.place_of("private_cidrs"), message, "leave private_cidrs away");
         }
         let template = per_customer::template(written, table, &given, fields, any_host)?;

@@ -94,7 +94,10 @@ fn unfit(name: &FieldName, fields: &[(FieldSetting, Place)]) -> Option<(String, 
         let near = suggest::nearest(name.as_str(), fields.iter().map(|(field, _)| field.spec.name.as_str()));
         let hint = near.map(|near| format!("; did you mean {{{near}}}?")).unwrap_or_default();
         let message = format!("has {{{name}}}, which is not one of its fields{hint}");
-        return Some((message, format!("declare it: {name} = {{ secret = false, match = \"[a-z0-9-]{{1,40}}\" }}")));
+        return Some((
+            message,
+            format!("declare it: {name} = {{ secret = false, match = \"[a-z0-9-]{{1,40}}\" }}"),
+        ));
     };
     if field.spec.secret {
         let message = format!("has {{{name}}}, a secret field: an address is seen by many");
@@ -129,7 +132,10 @@ impl Parts {
             return Err(("has fields and is not https", "begin it with https://"));
         }
         if origin.host().ends_with('.') || origin.host().starts_with('[') {
-            return Err(("has fields, and a host that is no plain name", "write https://{subdomain}.vendor.example"));
+            return Err((
+                "has fields, and a host that is no plain name",
+                "write https://{subdomain}.vendor.example",
+            ));
         }
         let (mut host, mut base, mut in_path) = (Vec::new(), Vec::new(), false);
         for (number, piece) in pieces.into_iter().enumerate() {
@@ -194,7 +200,9 @@ fn cut(text: &str) -> Result<Vec<UpstreamPart>, upstream::Wrong> {
         }
         pieces.push(UpstreamPart::Literal(literal.to_owned()));
         let name = FieldName::parse(name);
-        pieces.push(UpstreamPart::Field(name.map_err(|_| ("has a field with a name that is none", unclear.1))?));
+        pieces.push(UpstreamPart::Field(
+            name.map_err(|_| ("has a field with a name that is none", unclear.1))?,
+        ));
         rest = behind;
     }
     if rest.contains('}') {

@@ -73,7 +73,8 @@ pub(super) fn placements(
         placements.push(read.value);
     }
     if whole && integration.entry("fields").is_some() {
-        let unused: Vec<_> = fields.iter().filter(|(field, _)| !named_elsewhere(integration, field)).collect();
+        let unused: Vec<_> =
+            fields.iter().filter(|(field, _)| !named_elsewhere(integration, field)).collect();
         warn_of_unused(written, &placements, &unused);
     }
     placements

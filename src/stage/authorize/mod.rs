@@ -15,8 +15,8 @@ mod used;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::request::Parts;
 use http::Uri;
+use http::request::Parts;
 
 use crate::clock;
 use crate::kms::KmsError;
@@ -117,7 +117,18 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     let own = policy::narrowed(rules.in_flight, &record, asked, matched.rest())?;
     let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
-    Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit, _own: own })
+    Ok(Grant {
+        identity,
+        token,
+        route,
+        record,
+        matched,
+        target,
+        lease,
+        websocket,
+        _permit: permit,
+        _own: own,
+    })
 }
 
 /// The last word on a path alone, without rules and records: for `probe`.

@@ -79,7 +79,11 @@ impl Record {
     }
 
     fn weight(&self) -> usize {
-        self.sealed.len() + self.wrapped_key.len() + self.head.label.len() + 4 * self.head.policy.len() + OVERHEAD
+        self.sealed.len()
+            + self.wrapped_key.len()
+            + self.head.label.len()
+            + 4 * self.head.policy.len()
+            + OVERHEAD
     }
 }
 

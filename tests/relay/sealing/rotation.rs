@@ -28,8 +28,12 @@ use super::{customer, spec};
 const CANARY: &str = "xoxb-canary-5d1f0c77";
 
 fn target(name: &str, origin: &str) -> SealTarget {
-    let field =
-        FieldSetting { spec: spec("token", true), label: "Token".to_owned(), scrub_off_danger: false, pattern: None };
+    let field = FieldSetting {
+        spec: spec("token", true),
+        label: "Token".to_owned(),
+        scrub_off_danger: false,
+        pattern: None,
+    };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),

@@ -28,7 +28,14 @@ fn setting(name: &str, secret: bool, scrub_off_danger: bool) -> FieldSetting {
 
 fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
     let origin = Origin::parse(origin).unwrap();
-    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, per_customer: None, fields, rate: None, concurrency: None }
+    SealTarget {
+        name: IntegrationName::parse(name).unwrap(),
+        origin,
+        per_customer: None,
+        fields,
+        rate: None,
+        concurrency: None,
+    }
 }
 
 fn targets() -> Vec<SealTarget> {
