@@ -7,6 +7,7 @@ use http::HeaderValue;
 use tokio::runtime::Handle;
 
 use super::{StartError, failed};
+use crate::config::upstream::UpstreamTemplate;
 use crate::config::{Config, Integration};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
@@ -63,7 +64,7 @@ fn route(
         origin_text: integration
             .per_customer
             .as_ref()
-            .map_or_else(|| integration.origin.to_string(), ToString::to_string),
+            .map_or_else(|| integration.origin.to_string(), UpstreamTemplate::origin_text),
         host: HeaderValue::try_from(integration.origin.authority()).map_err(failed("an upstream"))?,
         own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),

@@ -45,7 +45,7 @@ impl Chars {
 
     /// Whether `byte` is one of them.
     pub const fn holds(self, byte: u8) -> bool {
-        byte < 128 && self.0 >> byte & 1 == 1
+        byte < 128 && (self.0 >> byte) & 1 == 1
     }
 
     const fn with(self, other: Self) -> Self {

@@ -118,6 +118,18 @@ impl UpstreamTemplate {
         self.any_host
     }
 
+    /// Scheme, host and port with the fields in them: `https://{shop}.vendor.example`.
+    pub fn origin_text(&self) -> String {
+        let mut text = "https://".to_owned();
+        for part in &self.host {
+            match part {
+                UpstreamPart::Literal(literal) => text.push_str(literal),
+                UpstreamPart::Field(name) => text.push_str(&format!("{{{name}}}")),
+            }
+        }
+        text + &self.port.map(|port| format!(":{port}")).unwrap_or_default()
+    }
+
     /// Whether its host has fields, and not its path alone.
     pub fn has_own_host(&self) -> bool {
         self.host.iter().any(|part| part.field().is_some())

@@ -6,6 +6,7 @@
 //! gain nothing.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,18 +17,42 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use crate::model::{Customer, SecretId};
 use crate::refusal::{Code, Refusal};
 
-/// Customers or secrets that are remembered before those at rest are forgotten.
+/// Customers whose rate is remembered before those at rest are forgotten.
 const REMEMBERED: usize = 100_000;
+/// Customers or secrets that are kept before those without a request are looked for.
+const KEPT: usize = 10_000;
 
 /// Requests under way by customer, and how secrets with limits of their own are used.
 pub struct InFlight {
-    customers: Arc<Mutex<HashMap<Customer, Load>>>,
-    secrets: Arc<Mutex<HashMap<SecretId, Use>>>,
+    customers: Arc<Mutex<Table<Customer, Load>>>,
+    secrets: Arc<Mutex<Table<SecretId, Use>>>,
     most: usize,
-    forget_at: usize,
 }
 
-/// One customer's requests under way. It stays once it is empty, so that the next request makes no room anew.
+/// Rows that stay after their use, so that the next one makes no room anew; at most twice those in use, or
+/// [`KEPT`].
+struct Table<K, V> {
+    rows: HashMap<K, V>,
+    room: usize,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), room: KEPT }
+    }
+}
+
+impl<K: Eq + Hash, V> Table<K, V> {
+    /// Lets the rows go that are at rest, if there is no room for one more.
+    fn make_room(&mut self, rests: impl Fn(&V) -> bool) {
+        if self.rows.len() >= self.room {
+            self.rows.retain(|_, row| !rests(row));
+            self.room = KEPT.max(self.rows.len() * 2);
+        }
+    }
+}
+
+/// One customer's requests under way.
 #[derive(Default)]
 struct Load {
     all: usize,
@@ -44,7 +69,7 @@ struct Use {
 impl InFlight {
     /// No requests yet, at most `most` per customer.
     pub fn new(most: usize) -> Self {
-        Self { customers: Arc::default(), secrets: Arc::default(), most, forget_at: REMEMBERED }
+        Self { customers: Arc::default(), secrets: Arc::default(), most }
     }
 
     /// What one integration may hold of it, unless it says so itself: half, so that one vendor that hangs
@@ -71,7 +96,7 @@ impl Share {
 
 /// One request under way; dropping it frees the place.
 pub struct Permit {
-    customers: Arc<Mutex<HashMap<Customer, Load>>>,
+    customers: Arc<Mutex<Table<Customer, Load>>>,
     customer: Customer,
     number: usize,
 }
@@ -79,7 +104,7 @@ pub struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut customers = locked(&self.customers);
-        if let Some(load) = customers.get_mut(&self.customer) {
+        if let Some(load) = customers.rows.get_mut(&self.customer) {
             load.all = load.all.saturating_sub(1);
             if let Some(count) = load.each.get_mut(self.number) {
                 *count = count.saturating_sub(1);
@@ -90,13 +115,13 @@ impl Drop for Permit {
 
 /// One request under way with a secret that has a limit of its own.
 pub struct SecretPermit {
-    secrets: Arc<Mutex<HashMap<SecretId, Use>>>,
+    secrets: Arc<Mutex<Table<SecretId, Use>>>,
     secret: SecretId,
 }
 
 impl Drop for SecretPermit {
     fn drop(&mut self) {
-        if let Some(kept) = locked(&self.secrets).get_mut(&self.secret) {
+        if let Some(kept) = locked(&self.secrets).rows.get_mut(&self.secret) {
             kept.under_way = kept.under_way.saturating_sub(1);
         }
     }
@@ -134,12 +159,12 @@ pub(super) fn admit(in_flight: &InFlight, share: &Share, customer: &Customer) ->
         })?;
     }
     let mut customers = locked(&in_flight.customers);
-    if customers.len() >= in_flight.forget_at {
-        customers.retain(|_, load| load.all > 0);
-    }
-    let load = match customers.get_mut(customer) {
+    let load = match customers.rows.get_mut(customer) {
         Some(load) => load,
-        None => customers.entry(customer.clone()).or_default(),
+        None => {
+            customers.make_room(|load| load.all == 0);
+            customers.rows.entry(customer.clone()).or_default()
+        }
     };
     if load.all >= in_flight.most {
         return Err(Refusal::new(Code::TooBusy, "This customer has too many requests under way."));
@@ -177,10 +202,13 @@ pub(super) fn admit_secret(
 ) -> Result<SecretPermit, Refusal> {
     let now = Instant::now();
     let mut secrets = locked(&in_flight.secrets);
-    if secrets.len() >= in_flight.forget_at {
-        secrets.retain(|_, kept| kept.under_way > 0 || kept.rests_at > now);
-    }
-    let kept = secrets.entry(secret).or_insert(Use { under_way: 0, rests_at: now });
+    let kept = match secrets.rows.get_mut(&secret) {
+        Some(kept) => kept,
+        None => {
+            secrets.make_room(|kept| kept.under_way == 0 && kept.rests_at <= now);
+            secrets.rows.entry(secret).or_insert(Use { under_way: 0, rests_at: now })
+        }
+    };
     if limits.most.is_some_and(|most| kept.under_way >= most) {
         return Err(Refusal::new(Code::TooBusy, "This secret has too many requests under way."));
     }
@@ -233,15 +261,15 @@ mod tests {
 
     #[test]
     fn customers_at_rest_are_forgotten() {
-        let mut in_flight = InFlight::new(4);
-        in_flight.forget_at = 3;
+        let in_flight = InFlight::new(4);
+        locked(&in_flight.customers).room = 3;
         let share = Share::new(0, None, None, None);
         let _held = admit(&in_flight, &share, &customer("busy")).unwrap();
-        for name in ["a", "b", "c", "d"] {
+        for name in ["a", "b", "c"] {
             drop(admit(&in_flight, &share, &customer(name)).unwrap());
         }
         let kept = locked(&in_flight.customers);
-        assert!(kept.len() <= 3 && kept.contains_key(&customer("busy")));
+        assert!(kept.rows.len() == 2 && kept.rows.contains_key(&customer("busy")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use relay::store::{Expected, SecretRow, Store};
 use crate::refusals::refused;
 use crate::rig::client::Answer;
 use crate::rig::vendor::{self, Vendor};
+use crate::rig::vendor_http2;
 use crate::rig::{Rig, Settings};
 
 /// An integration whose host is each customer's own, and what its fields may be.
@@ -83,6 +84,13 @@ fn each_customers_secret_goes_to_its_own_host() {
         assert!(own.len() == 2 && own.iter().all(|r| r["origin"] == origin.as_str()), "{own:?}");
     }
     refused(&call(&rig, "acme", &secrets[1].1), Code::SecretNotFound);
+    let records = rig.audit_until(|all| all.iter().any(|r| r["kind"] == "refused"));
+    let told = records.iter().find(|r| r["kind"] == "refused").unwrap();
+    assert_eq!(
+        told["origin"],
+        format!("https://{{shop}}.shop.localhost:{port}").as_str(),
+        "it is not known whose"
+    );
 }
 
 #[test]
@@ -462,4 +470,18 @@ fn an_integration_that_is_renamed_keeps_its_customers_places() {
         rig.vendor.last().header("host"),
         Some(format!("acme.shop.localhost:{}", rig.vendor.port).as_str())
     );
+}
+
+#[test]
+fn over_http2_each_host_has_its_own_connection_and_authority() {
+    let vendor = vendor_http2::start(|_| Box::pin(async { http::Response::new(vendor_http2::whole("ok")) }));
+    let rig = before(vendor, "https://{shop}.shop.localhost:{PORT}/base", SHOP);
+    let port = rig.vendor.port;
+    for (number, shop) in ["one", "two", "one"].into_iter().enumerate() {
+        let id = sealed(&rig, "acme", &[("shop", shop)]);
+        assert_eq!(call(&rig, "acme", &id).status, 200);
+        let got = rig.vendor.last();
+        assert_eq!(got.target(), format!("https://{shop}.shop.localhost:{port}/base/x"));
+        assert_eq!(got.connection, number % 2, "{shop}");
+    }
 }

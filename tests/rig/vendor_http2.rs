@@ -28,7 +28,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// A vendor that chooses HTTP/2.
 pub fn start(script: impl Script) -> Vendor {
-    let (config, ca_pem) = identity(&["localhost"]);
+    let (config, ca_pem) = identity(&["localhost", "*.shop.localhost"]);
     let mut config = (*config).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
