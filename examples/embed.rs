@@ -21,7 +21,7 @@ use relay::cli::token::{LocalIssuer, Order, Signer, mint};
 use relay::clock;
 use relay::config::{self, CallerKeys, Config, Files};
 use relay::kms::local::Local;
-use relay::model::{Customer, FieldName, IntegrationName};
+use relay::model::{Customer, FieldName, IntegrationName, Policy};
 use relay::seal::NewSecret;
 use relay::secret::Secret;
 use relay::store::memory::Memory;
@@ -47,6 +47,7 @@ async fn main() -> Result<(), Failure> {
             label: "acme's key".to_owned(),
             fields: vec![(FieldName::parse("token")?, Secret::new(CREDENTIAL.as_bytes().to_vec()))],
             expires_at: None,
+            policy: Policy::default(),
             idempotency: None,
         })
         .await?;

@@ -93,6 +93,7 @@ pub struct IssuerMetrics {
 }
 
 /// One integration's own handles.
+#[derive(Clone)]
 pub struct IntegrationMetrics {
     relayed: [Counter; 5],
     refused: [Counter; 5],

@@ -9,6 +9,7 @@ mod customers;
 mod door;
 mod health;
 mod keys;
+mod policy;
 mod purge;
 mod secrets;
 mod trace;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::net::TcpListener;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
@@ -103,6 +104,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/secrets/{id}/versions", get(secrets::versions).post(secrets::add_version))
         .route("/v1/secrets/{id}/rollback", post(secrets::rollback))
         .route("/v1/secrets/{id}/expire", post(secrets::expire))
+        .route("/v1/secrets/{id}/policy", put(policy::set))
         .route("/v1/secrets/{id}/disable", post(secrets::disable))
         .route("/v1/secrets/{id}/enable", post(secrets::enable))
         .route("/v1/customers/{customer}", delete(customers::forget))

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Visitor};
 
 use super::Admin;
 use super::door::{Denied, json};
+use super::policy::Limits;
 use super::trace::{About, Made};
 use crate::clock;
 use crate::model::{Customer, FieldName, IntegrationName, Members, SecretId, State as SecretState};
@@ -50,6 +51,8 @@ struct Add {
     fields: Members<FieldName, Value>,
     #[serde(default)]
     expires_at: Option<String>,
+    #[serde(default)]
+    policy: Limits,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +95,7 @@ pub(super) async fn add(
         label,
         fields: asked.fields.0.into_iter().map(|(name, value)| (name, value.0)).collect(),
         expires_at: expires_at.transpose()?,
+        policy: asked.policy.0,
         idempotency,
     };
     let summary = admin.finish(trace, admin.sealer.add(new).await).await?;
@@ -167,7 +171,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn parsed(id: &str) -> Result<SecretId, Refusal> {
+pub(super) fn parsed(id: &str) -> Result<SecretId, Refusal> {
     SecretId::parse(id).map_err(|why| Refusal::new(Code::RequestMalformed, why.to_string()))
 }
 

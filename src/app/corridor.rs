@@ -7,13 +7,15 @@ use http::HeaderValue;
 use tokio::runtime::Handle;
 
 use super::{StartError, failed};
+use crate::config::upstream::UpstreamTemplate;
 use crate::config::{Config, Integration, Placement};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
 use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
-use crate::stage::limits::Rate;
+use crate::stage::hosts::Hosts;
+use crate::stage::limits::Share;
 use crate::stage::route::{Route, Routes, Slot};
 use crate::stage::scrub::Surroundings;
 
@@ -25,12 +27,12 @@ pub(super) fn routes(
 ) -> Result<Routes, StartError> {
     let resolver = Arc::new(Resolver::new(control.clone()));
     let routes: Result<Vec<Route>, StartError> =
-        integrations.iter().map(|integration| route(integration, metrics, own, &resolver)).collect();
+        integrations.iter().enumerate().map(|each| route(each, metrics, own, &resolver)).collect();
     Ok(Routes::new(routes?))
 }
 
 fn route(
-    integration: &Integration,
+    (number, integration): (usize, &Integration),
     metrics: &Metrics,
     own: &Arc<[SocketAddr]>,
     resolver: &Arc<Resolver>,
@@ -62,7 +64,10 @@ fn route(
     Ok(Route {
         name: integration.name.clone(),
         origin: integration.origin.clone(),
-        origin_text: integration.origin.to_string(),
+        origin_text: integration
+            .per_customer
+            .as_ref()
+            .map_or_else(|| integration.origin.to_string(), UpstreamTemplate::origin_text),
         host: HeaderValue::try_from(integration.origin.authority()).map_err(failed("an upstream"))?,
         own_host: integration.host.clone(),
         base_path: integration.base_path.clone(),
@@ -83,7 +88,8 @@ fn route(
         default_secret: integration.default_secret,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
-        rate: integration.rate.map(Rate::new),
+        share: Arc::new(Share::new(number, integration.rate, integration.burst, integration.concurrency)),
+        hosts: integration.per_customer.clone().map(|template| Arc::new(Hosts::new(template))),
     })
 }
 

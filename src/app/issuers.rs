@@ -57,6 +57,7 @@ fn issuer(
         customer_claim: callers.customer,
         customer_prefix: callers.customer_prefix,
         secret_claim: callers.secret,
+        secrets_claim: callers.secrets,
         max_lifetime: callers.max_lifetime,
         leeway: callers.leeway,
     })

@@ -13,7 +13,7 @@ use super::{Context, process};
 use crate::app::{self, Options};
 use crate::config::Config;
 use crate::listen::Seen;
-use crate::model::SecretId;
+use crate::model::{Policy, SecretId};
 use crate::seal::NewSecret;
 
 /// Runs the dev relay, or only its vendor, until SIGTERM or SIGINT.
@@ -99,6 +99,7 @@ impl Running for RealRunning {
             label: seed.label,
             fields: seed.fields.into_iter().map(|field| (field.spec.name, field.value)).collect(),
             expires_at: None,
+            policy: Policy::default(),
             idempotency: None,
         };
         self.0.sealer().add(new).await.map(|summary| summary.id).map_err(|error| error.to_string())

@@ -18,6 +18,7 @@ mod integration;
 mod job;
 mod key;
 mod launch;
+mod policy;
 pub mod process;
 mod prompt;
 pub mod run;

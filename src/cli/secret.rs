@@ -1,4 +1,4 @@
-//! `relay secret`: add, list, show, rotate, versions, rollback, expire, disable, enable, rm.
+//! `relay secret`: add, list, show, rotate, versions, rollback, expire, policy, disable, enable, rm.
 //!
 //! A value comes from a hidden prompt, stdin, a file or a variable, never from the command line, where
 //! every process could read it.
@@ -13,6 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
+use super::policy::Limits;
 use super::target::{Target, Which};
 use super::{Context, Format, prompt};
 use crate::model::Members;
@@ -38,6 +39,8 @@ pub(super) enum Command {
         /// Until when it may be used, as in 2027-01-31T00:00:00Z
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
+        #[command(flatten)]
+        limits: Limits,
         #[command(flatten)]
         value: ValueFrom,
         #[command(flatten)]
@@ -80,6 +83,19 @@ pub(super) enum Command {
         id: String,
         /// The time, or "never"
         at: String,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Gives a secret limits of its own, in place of those it has:
+    /// relay secret policy UUID --allow "GET /**" --rate 5
+    Policy {
+        /// The secret's UUID
+        id: String,
+        #[command(flatten)]
+        limits: Limits,
+        /// No limits of its own any more
+        #[arg(long)]
+        clear: bool,
         #[command(flatten)]
         which: Which,
     },
@@ -129,7 +145,7 @@ pub(super) struct ValueFrom {
 /// As the admin API answers.
 pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Add { customer, integration, label, expires_at, value, which } => {
+        Command::Add { customer, integration, label, expires_at, limits, value, which } => {
             let target = Target::find(context, &which)?;
             let known = target.integrations.iter().find(|known| known.name.as_str() == integration);
             let fields = match known {
@@ -141,6 +157,7 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
             body.insert("integration".into(), integration.into());
             body.extend(label.map(|label| ("label".to_owned(), label.into())));
             body.extend(expires_at.map(|at| ("expires_at".to_owned(), at.into())));
+            body.extend(limits.body().map(|policy| ("policy".to_owned(), policy)));
             let summary =
                 target.call(Method::POST, "/v1/secrets", Some(with_fields(&body, &fields)?)).await?;
             match context.format {
@@ -167,6 +184,11 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
         Command::Expire { id, at, which } => {
             let at = (at != "never").then_some(at);
             post(context, &id, "/expire", &serde_json::json!({ "expires_at": at }), &which).await
+        }
+        Command::Policy { id, limits, clear, which } => {
+            let (path, body) = (path(&id, "/policy")?, limits.or_cleared(clear)?.to_string().into_bytes());
+            let summary = Target::find(context, &which)?.call(Method::PUT, &path, Some(body)).await?;
+            show(context, &summary)
         }
         Command::Disable(One { id, which }) => change(context, &id, "/disable", &which).await,
         Command::Enable(One { id, which }) => change(context, &id, "/enable", &which).await,

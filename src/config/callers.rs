@@ -24,6 +24,8 @@ pub struct Callers {
     pub customer_prefix: String,
     /// The claim that may name the secret.
     pub secret: Claim,
+    /// The claim that may list the only secrets that may be used.
+    pub secrets: Claim,
     /// The longest `exp - iat` (or `exp - now` without `iat`) accepted: 24 h.
     pub max_lifetime: Duration,
     /// Clock difference forgiven on `exp` and `nbf`: 30 s.

@@ -92,6 +92,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("customer", Scalar),
             ("customer_prefix", Scalar),
             ("secret", Scalar),
+            ("secrets", Scalar),
             ("max_lifetime", Scalar),
             ("leeway", Scalar),
         ],
@@ -178,6 +179,9 @@ pub(super) const SHAPES: &[Shape] = &[
             ("rate", Scalar),
             ("body_limit", Scalar),
             ("default_secret", Scalar),
+            ("burst", Scalar),
+            ("concurrency", Scalar),
+            ("any_host_danger", Scalar),
         ],
     },
     Shape {
@@ -235,6 +239,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("secret", Scalar),
             ("scrub", Scalar),
             ("optional", Scalar),
+            ("match", Scalar),
         ],
     },
     Shape {

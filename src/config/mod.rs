@@ -15,12 +15,14 @@ mod fetched;
 mod keys;
 mod kms;
 mod listen;
+pub mod pattern;
 pub mod placement;
 mod report;
 pub mod rule;
 pub mod signing;
 mod suggest;
 pub mod template;
+pub mod upstream;
 mod usable;
 mod written;
 
@@ -44,9 +46,11 @@ pub use placement::{Placement, Where};
 pub use report::{Finding, Report, Severity};
 pub use suggest::nearest;
 
+use pattern::Pattern;
 use report::{Findings, Place};
 use rule::Rule;
 use signing::{ClientCertificate, Signing};
+use upstream::UpstreamTemplate;
 use written::Written;
 
 /// Whether what the text points to must be there.
@@ -280,10 +284,12 @@ pub struct Admin {
 pub struct Integration {
     /// Its name.
     pub name: IntegrationName,
-    /// Where the vendor is.
+    /// Where the vendor is; [`Integration::nowhere`] where that is each customer's own.
     pub origin: Origin,
     /// The path below which everything stays: empty, or `/api` without a slash at its end.
     pub base_path: String,
+    /// Where the vendor is for each customer, if `upstream` has fields in it.
+    pub per_customer: Option<UpstreamTemplate>,
     /// A listener of its own.
     pub listen: Option<Listen>,
     /// A host name of its own on the common listener, in lower case and without a port.
@@ -326,10 +332,21 @@ pub struct Integration {
     pub on_reflect: OnReflect,
     /// Whether a request that names no secret is given the customer's only one (`default_secret = "only"`).
     pub default_secret: bool,
-    /// Requests per customer and second, with a burst of as many; `None` is unlimited.
-    pub rate: Option<u32>,
     /// The most bytes of a request's body that are collected, where a placement or a signature needs it: 1 MiB.
     pub body_limit: usize,
+    /// Requests per customer and second; `None` is unlimited.
+    pub rate: Option<u32>,
+    /// Requests of a customer at once where it was at rest; as many as `rate` unless set.
+    pub burst: Option<u32>,
+    /// Requests of a customer under way; half of `in_flight_per_customer` unless set.
+    pub concurrency: Option<usize>,
+}
+
+impl Integration {
+    /// A place that there is not (RFC 6761 section 6.4): no secret is ever sealed for it.
+    pub fn nowhere() -> Option<Origin> {
+        Origin::new(true, "each-customers-own.invalid", 443).ok()
+    }
 }
 
 /// One field of an integration's secrets.
@@ -349,6 +366,8 @@ pub struct FieldSetting {
     pub optional: bool,
     /// Whether it is PEM text that stands in no request, so that it may have line breaks.
     pub pem: bool,
+    /// What a value must be, as a whole.
+    pub pattern: Option<Pattern>,
 }
 
 impl FieldSetting {

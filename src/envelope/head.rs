@@ -39,7 +39,7 @@ pub struct Head {
     pub data_key: DataKeyId,
     /// The names and flags of the current version's fields, in order.
     pub fields: Vec<FieldSpec>,
-    /// Room for limits of the secret's own. Empty today, and authenticated.
+    /// [`super::Terms`]: a base path of the customer's own, limits of the secret's own. Authenticated.
     pub policy: Vec<u8>,
     /// The fingerprint of the current version's values.
     pub fingerprint: [u8; 8],

@@ -11,12 +11,14 @@
 mod fingerprint;
 mod head;
 mod sealed;
+mod terms;
 mod value;
 mod wire;
 
 pub use fingerprint::{derived_id, fingerprint};
 pub use head::Head;
 pub use sealed::{Binding, open, reseal, seal};
+pub use terms::{LONGEST_TERMS, Terms};
 pub use value::{LONGEST_VALUE, SHORTEST_SCRUBBED, check_text, check_value};
 
 /// Why a stored record is not used. Holds nothing of the record but its first byte.

@@ -31,6 +31,10 @@ pub struct PoolLimits {
     pub idle_timeout: Duration,
 }
 
+/// Idle connections of one worker, whatever they lead to: origins are as many as customers where each has a host
+/// of its own. While there are so many, none is kept.
+const MOST_IDLE: usize = 4096;
+
 /// One worker's connections.
 pub struct Pool(Rc<Shelf>);
 
@@ -43,6 +47,7 @@ impl Pool {
             idle: RefCell::default(),
             trunks: RefCell::default(),
             badges: RefCell::default(),
+            held: Cell::new(0),
             reaped,
         }))
     }
@@ -163,6 +168,8 @@ impl Pool {
 pub(super) struct Shelf {
     limits: PoolLimits,
     idle: RefCell<HashMap<u64, VecDeque<Idle>>>,
+    /// How many those are, at most: exact after each sweep.
+    held: Cell<usize>,
     /// HTTP/2 connections, whatever is on them.
     trunks: RefCell<HashMap<u64, Vec<Rc<Trunk>>>>,
     /// The identities that connections were made with.
@@ -201,6 +208,7 @@ impl Shelf {
             if !usable {
                 row.remove(place);
             } else if idle.wire.serves(customer) {
+                self.held.set(self.held.get().saturating_sub(1));
                 return row.remove(place).map(|idle| idle.wire);
             }
         }
@@ -210,7 +218,7 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
-        if !wire.is_drivable() || wire.is_apart() || wire.is_revoked() {
+        if !wire.is_drivable() || wire.is_apart() || wire.is_revoked() || self.held.get() >= MOST_IDLE {
             return;
         }
         let mut shelf = self.idle.borrow_mut();
@@ -218,6 +226,8 @@ impl Shelf {
         row.push_back(Idle { wire, since: Instant::now() });
         if row.len() > self.limits.idle_per_origin {
             row.pop_front();
+        } else {
+            self.held.set(self.held.get() + 1);
         }
     }
 
@@ -227,10 +237,13 @@ impl Shelf {
 
     fn sweep(&self) {
         let now = Instant::now();
+        let mut held = 0;
         self.idle.borrow_mut().retain(|_, row| {
             row.retain_mut(|idle| self.is_young(idle, now) && idle.wire.is_ready());
+            held += row.len();
             !row.is_empty()
         });
+        self.held.set(held);
         let rests = |trunk: &Trunk| {
             trunk
                 .idle_since()

@@ -1,4 +1,5 @@
-//! Where one integration's vendor is and how it is reached; built once at start, shared by all workers.
+//! Where one integration's vendor is and how it is reached; built once at start, shared by all workers. One whose
+//! host is each customer's own is built again per host, when it is first called.
 //!
 //! An upstream is an identity as well: the pool never gives one upstream's connection to another, even of the
 //! same origin, because trust roots and private ranges may differ. What must never enter: a customer, a
@@ -55,7 +56,7 @@ pub struct Upstream {
     /// Offers HTTP/1.1 alone: what may switch protocols.
     http1: HttpsConnector<Dial>,
     /// What both are made of, for a connection that shows an identity.
-    parts: Parts,
+    parts: Arc<Parts>,
     connect: Duration,
     pub(super) first_byte: Duration,
     pub(super) idle: Duration,
@@ -86,7 +87,8 @@ impl Upstream {
         let dial = Dial::vetted(settings.resolver, settings.egress, settings.connect);
         let names = Arc::new(DefaultServerNameResolver::default());
         let offered = if settings.http2 { offering_http2(&settings.tls) } else { Arc::clone(&settings.tls) };
-        let parts = Parts { dial, names, plaintext: settings.plaintext, offered, http1: settings.tls };
+        let parts =
+            Arc::new(Parts { dial, names, plaintext: settings.plaintext, offered, http1: settings.tls });
         Self {
             id: fresh_id(),
             target: target(&settings.origin),
@@ -98,6 +100,23 @@ impl Upstream {
             idle: settings.idle,
             isolate: settings.isolate_customers,
             origin: settings.origin,
+        }
+    }
+
+    /// The same way to another origin, as an identity of its own. `isolate` keeps customers apart on it.
+    #[must_use]
+    pub fn to(&self, origin: Origin, isolate: bool) -> Self {
+        Self {
+            id: fresh_id(),
+            target: target(&origin),
+            connector: self.connector.clone(),
+            http1: self.http1.clone(),
+            parts: self.parts.clone(),
+            connect: self.connect,
+            first_byte: self.first_byte,
+            idle: self.idle,
+            isolate: self.isolate || isolate,
+            origin,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::clock::unix_seconds;
 use crate::config::FieldSetting;
 use crate::config::signing::ClientCertificate;
 use crate::envelope::{SHORTEST_SCRUBBED, check_text, check_value};
-use crate::model::{Customer, FieldName, IntegrationName};
+use crate::model::{Customer, FieldName, IntegrationName, Policy};
 use crate::net::identity::Identity;
 use crate::secret::{Field, Secret};
 
@@ -24,6 +24,8 @@ pub struct NewSecret {
     pub fields: Vec<(FieldName, Secret)>,
     /// Until when it may be used, in seconds since 1970; not in the past.
     pub expires_at: Option<u64>,
+    /// Its own limits.
+    pub policy: Policy,
     /// What makes the same call again give the same secret: 1 to 255 bytes, for one customer and
     /// integration.
     pub idempotency: Option<String>,
@@ -64,6 +66,11 @@ pub(super) fn declared(
         if setting.spec.secret && !setting.scrub_off_danger && value.len() < SHORTEST_SCRUBBED {
             let why = "it is under 8 bytes, too short to be scrubbed from answers: give a longer one, or set \
                        scrub = \"off_danger\" on the field";
+            return Err(invalid(name.as_str(), why));
+        }
+        if let Some(pattern) = setting.pattern.as_ref().filter(|pattern| !pattern.matches(value.expose())) {
+            let why =
+                format!("what is wanted is \"{}\", all of which matches {}", setting.label, pattern.as_str());
             return Err(invalid(name.as_str(), why));
         }
         fields.push(Field { spec: setting.spec.clone(), value });

@@ -13,10 +13,12 @@ mod forget;
 mod intake;
 mod inventory;
 pub mod jobs;
+mod policy;
 mod rebind;
 mod renew;
 mod rewrap;
 mod summary;
+mod target;
 mod versions;
 
 use std::collections::HashMap;
@@ -26,11 +28,10 @@ use bytes::Bytes;
 
 use crate::audit::AuditError;
 use crate::clock::unix_seconds;
-use crate::config;
-use crate::envelope::{self, EnvelopeError, Head};
+use crate::envelope::{self, EnvelopeError, Head, Terms};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
-use crate::model::{Customer, DataKeyId, FieldName, FieldSpec, IntegrationName, Origin, SecretId, State};
+use crate::model::{Customer, DataKeyId, FieldName, FieldSpec, IntegrationName, SecretId, State};
 use crate::secret::{DataKey, Field, Secret};
 use crate::store::{Expected, SecretRow, Store, StoreError};
 
@@ -38,6 +39,7 @@ pub use intake::NewSecret;
 pub use inventory::{Inventory, KmsKeyUse, inventory};
 pub use rebind::Was;
 pub use summary::{Listing, Summary, Version, Versions};
+pub use target::SealTarget;
 
 /// Where the store keeps the wrapped store-wide key.
 const STORE_KEY: &str = "fingerprint-key";
@@ -48,30 +50,6 @@ const STORE_WIDE: [&str; 2] = [STORE_KEY, AUDIT_KEY];
 /// How often a change is tried when others change the same secret meanwhile.
 const TRIES: usize = 3;
 const NO_DATA_KEY: EnvelopeError = EnvelopeError::Damaged("its data key is not in the store");
-
-/// What of an integration the write path has to know.
-#[derive(Debug, Clone)]
-pub struct SealTarget {
-    /// Its name.
-    pub name: IntegrationName,
-    /// Where its secrets may go.
-    pub origin: Origin,
-    /// The fields that its secrets have.
-    pub fields: Vec<config::FieldSetting>,
-    /// Which of them are a client certificate.
-    pub client_certificate: Option<config::signing::ClientCertificate>,
-}
-
-impl From<&config::Integration> for SealTarget {
-    fn from(from: &config::Integration) -> Self {
-        Self {
-            name: from.name.clone(),
-            origin: from.origin.clone(),
-            fields: from.fields.clone(),
-            client_certificate: from.client_certificate.clone(),
-        }
-    }
-}
 
 /// Why a secret was not written or not found. No text of it holds a value.
 #[derive(Debug, thiserror::Error)]
@@ -149,9 +127,11 @@ impl Sealer {
     pub async fn add(&self, new: NewSecret) -> Result<Summary, SealError> {
         let target = self.target(&new.integration)?;
         intake::check(&new)?;
-        let NewSecret { customer, integration, label, fields, expires_at, idempotency } = new;
+        let NewSecret { customer, integration, label, fields, expires_at, policy, idempotency } = new;
+        policy::check(&policy, target)?;
         let fields = intake::declared(&target.fields, fields)?;
         intake::identity(target.client_certificate.as_ref(), &fields)?;
+        let place = target.freeze(&fields)?;
         let id = match &idempotency {
             Some(key) => envelope::derived_id(&self.store_key, &customer, &integration, key),
             None => SecretId::random(),
@@ -161,7 +141,7 @@ impl Sealer {
             customer,
             id,
             integration,
-            origin: target.origin.clone(),
+            origin: place.origin,
             label,
             state: State::Active,
             version: 1,
@@ -169,7 +149,7 @@ impl Sealer {
             expires_at,
             data_key: DataKeyId::from_bytes([0; 16]),
             fields: specs(&fields),
-            policy: Vec::new(),
+            policy: Terms { base_path: place.base_path, policy }.encode()?,
             fingerprint: envelope::fingerprint(&self.store_key, &fields),
             created_at: now,
             updated_at: now,
@@ -193,7 +173,7 @@ impl Sealer {
     }
 
     /// Seals new values for a secret and makes them current. They are sealed for the origin that the
-    /// integration has now; state, label and expiry stay.
+    /// integration has now, or that they make; state, label, expiry and policy stay.
     ///
     /// # Errors
     /// Each of [`SealError`] but `IdempotencyReused`.
@@ -207,6 +187,7 @@ impl Sealer {
         let target = self.target(&integration)?;
         let fields = intake::declared(&target.fields, fields)?;
         intake::identity(target.client_certificate.as_ref(), &fields)?;
+        let place = target.freeze(&fields)?;
         for _ in 0..TRIES {
             let (row, mut head) = self.row(&customer, id).await?;
             // Asked behind the row: were this key replaced meanwhile, the row would be, too, and is not ours.
@@ -216,7 +197,9 @@ impl Sealer {
                 .checked_add(1)
                 .ok_or(EnvelopeError::Damaged("there is no version number left"))?;
             head.version = head.highest_version;
-            head.origin = target.origin.clone();
+            head.origin = place.origin.clone();
+            let Terms { policy, .. } = Terms::decode(&head.policy)?;
+            head.policy = Terms { base_path: place.base_path.clone(), policy }.encode()?;
             head.data_key = key.id();
             head.fields = specs(&fields);
             head.fingerprint = envelope::fingerprint(&self.store_key, &fields);
@@ -407,7 +390,8 @@ impl Sealer {
         })?;
         let same = found.fingerprint == wanted.fingerprint
             && found.label == wanted.label
-            && found.expires_at == wanted.expires_at;
+            && found.expires_at == wanted.expires_at
+            && found.policy == wanted.policy;
         if same { Ok(found.into()) } else { Err(SealError::IdempotencyReused) }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::at_hand::{AtHand, Outcome};
 use super::renew::PAGE;
 use super::{SealError, SealTarget, Sealer, touch};
-use crate::envelope::Head;
+use crate::envelope::{Head, Terms};
 use crate::model::{Customer, IntegrationName, Origin};
 
 /// For what the secrets are sealed now. What is not said is what the integration has today.
@@ -26,10 +26,12 @@ pub struct Was {
 
 impl Was {
     fn names(&self, head: &Head, target: &SealTarget) -> bool {
-        let here = head.integration == target.name && head.origin == target.origin;
+        let Ok(terms) = Terms::decode(&head.policy) else { return false };
+        let admitted = target.admits(&head.origin, terms.base_path.as_deref());
+        let here = head.integration == target.name && admitted;
         !here
             && head.integration == *self.integration.as_ref().unwrap_or(&target.name)
-            && head.origin == *self.origin.as_ref().unwrap_or(&target.origin)
+            && self.origin.as_ref().map_or(admitted, |origin| head.origin == *origin)
     }
 }
 
@@ -42,6 +44,11 @@ impl Sealer {
         {
             let why = format!("relay.toml still has an integration {name}, whose secrets these are");
             return Err(SealError::Invalid { field: "from".to_owned(), why });
+        }
+        if target.per_customer.is_some() && from.origin.is_some() {
+            let why = "the integration's host is each customer's own, and a new version of a secret freezes it: \
+                       `relay secret rotate`";
+            return Err(SealError::Invalid { field: "from".to_owned(), why: why.to_owned() });
         }
         let other_name = from.integration.as_ref().is_some_and(|name| *name != target.name);
         let other_origin = from.origin.as_ref().is_some_and(|origin| *origin != target.origin);
@@ -93,7 +100,10 @@ impl Sealer {
             let wanted = from.names(head, target);
             if wanted {
                 head.integration = target.name.clone();
-                head.origin = target.origin.clone();
+                if target.per_customer.is_none() {
+                    head.origin = target.origin.clone();
+                    head.policy = without_base_path(&head.policy);
+                }
                 touch(head);
             }
             wanted
@@ -118,6 +128,12 @@ impl Sealer {
             }
         }
     }
+}
+
+/// A fixed integration's base path is relay.toml's. What cannot be read stays, and is refused at use.
+fn without_base_path(policy: &[u8]) -> Vec<u8> {
+    let terms = Terms::decode(policy).and_then(|terms| Terms { base_path: None, ..terms }.encode());
+    terms.unwrap_or_else(|_| policy.to_vec())
 }
 
 /// Whether a head says so, proven or not: what is not looked for costs no KMS call.

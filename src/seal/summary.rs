@@ -5,8 +5,8 @@
 use serde::{Serialize, Serializer};
 
 use crate::clock;
-use crate::envelope::Head;
-use crate::model::{Customer, FieldName, IntegrationName, Origin, SecretId, State};
+use crate::envelope::{Head, Terms};
+use crate::model::{Customer, FieldName, IntegrationName, Origin, Policy, SecretId, State};
 
 /// A secret as operators see it. Times are seconds since 1970 here and RFC 3339 when serialized.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,6 +19,12 @@ pub struct Summary {
     pub integration: IntegrationName,
     /// Where it may go.
     pub origin: Origin,
+    /// The path below which everything stays, where it is the customer's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_path: Option<String>,
+    /// Its own limits.
+    #[serde(skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
     /// What people call it.
     pub label: String,
     /// Whether it may be used.
@@ -103,7 +109,11 @@ fn shown(fingerprint: [u8; 8]) -> String {
 
 impl From<Head> for Summary {
     fn from(head: Head) -> Self {
+        // Terms that are unclear are an error where the secret is used, and here it is still shown.
+        let Terms { base_path, policy } = Terms::decode(&head.policy).unwrap_or_default();
         Self {
+            base_path,
+            policy,
             id: head.id,
             customer: head.customer,
             integration: head.integration,

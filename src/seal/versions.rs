@@ -9,7 +9,7 @@ use super::at_hand::AtHand;
 use super::summary::{Summary, Version, Versions};
 use super::{SealError, Sealer, TRIES, touch};
 use crate::clock::unix_seconds;
-use crate::envelope::{self, EnvelopeError, Head};
+use crate::envelope::{self, EnvelopeError, Head, Terms};
 use crate::model::SecretId;
 use crate::store::Expected;
 
@@ -55,7 +55,10 @@ impl Sealer {
             let past = past.into_iter().find(|past| past.version == to);
             let past = past.ok_or_else(|| refused(format!("there is no version {to}, or it was erased")))?;
             let (old, old_key) = at_hand.past_head(id, &past).await?;
-            if (&old.integration, &old.origin) != (&current.integration, &current.origin) {
+            let base = |head: &Head| Terms::decode(&head.policy).map(|terms| terms.base_path);
+            if (&old.integration, &old.origin, base(&old)?)
+                != (&current.integration, &current.origin, base(&current)?)
+            {
                 let why = format!("version {to} is sealed for {} at {}", old.integration, old.origin);
                 return Err(refused(why));
             }

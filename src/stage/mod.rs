@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod coding;
 pub mod connect;
 pub mod gather;
+pub mod hosts;
 pub mod inject;
 pub mod limits;
 #[doc(hidden)]

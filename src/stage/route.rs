@@ -27,11 +27,14 @@ use crate::model::{IntegrationName, Origin, SecretId};
 use crate::net::pool::Upstream;
 use crate::refusal::{Code, Refusal};
 
+use super::hosts::Hosts;
+use super::limits::Share;
 pub use slot::Slot;
 
 const RELAY_SECRET: HeaderName = HeaderName::from_static("relay-secret");
 
 /// One integration, ready to be used: built from configuration by `app`.
+#[derive(Clone)]
 pub struct Route {
     /// Its name.
     pub name: IntegrationName,
@@ -80,8 +83,10 @@ pub struct Route {
     pub default_secret: bool,
     /// Its counters.
     pub metrics: IntegrationMetrics,
-    /// Its limit per customer, if it has one.
-    pub rate: Option<super::limits::Rate>,
+    /// Its limits per customer.
+    pub share: Arc<Share>,
+    /// Where it is for each customer, if that is not the one place above.
+    pub hosts: Option<Arc<Hosts>>,
 }
 
 impl Route {

@@ -41,7 +41,7 @@ use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::metrics::Metrics;
-use relay::model::{Customer, FieldName, IntegrationName, SecretId};
+use relay::model::{Customer, FieldName, IntegrationName, Policy, SecretId};
 use relay::net::pool::{Pool, PoolLimits, Upstream, UpstreamSettings};
 use relay::net::resolve::Resolver;
 use relay::net::tls::{Roots, client_config};
@@ -52,7 +52,7 @@ use relay::secret::Secret;
 use relay::stage::authenticate::{IssuerRules, TokenRules, Verdicts};
 use relay::stage::authorize::leases::Leases;
 use relay::stage::authorize::records::Records;
-use relay::stage::limits::InFlight;
+use relay::stage::limits::{InFlight, Share};
 use relay::stage::record::{Budget, Ledger};
 use relay::stage::route::{Route, Routes};
 use relay::stage::scrub::Surroundings;
@@ -280,6 +280,7 @@ fn new_secret(customer: &Customer) -> NewSecret {
         label: "acme's key".to_owned(),
         fields: vec![(FieldName::parse("token").unwrap(), Secret::new(CREDENTIAL.as_bytes().to_vec()))],
         expires_at: None,
+        policy: Policy::default(),
         idempotency: None,
     }
 }
@@ -306,6 +307,7 @@ fn token_rules(config: &Config, issuer: &LocalIssuer) -> TokenRules {
         customer_claim: callers.customer.clone(),
         customer_prefix: String::new(),
         secret_claim: callers.secret.clone(),
+        secrets_claim: callers.secrets.clone(),
         max_lifetime: callers.max_lifetime,
         leeway: callers.leeway,
     };
@@ -349,6 +351,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         default_secret: integration.default_secret,
         on_reflect: integration.on_reflect,
         metrics: metrics.integration(integration.name.as_str()),
-        rate: None,
+        share: Arc::new(Share::new(0, None, None, None)),
+        hosts: None,
     }
 }

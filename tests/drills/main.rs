@@ -62,6 +62,8 @@ mod guess;
 mod kill9;
 /// Every spelling of a credential in every coding, cut at every place: none reaches the app.
 mod matrix;
+/// One customer that asks for far too much leaves its neighbours alone.
+mod neighbours;
 /// Another customer's UUID is answered as an unknown one, and as fast.
 mod oracle;
 /// A KMS that is down is bridged, and one that denies is obeyed.
@@ -93,7 +95,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 18] = [
+const DRILLS: [(&str, Drill); 19] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -112,6 +114,7 @@ const DRILLS: [(&str, Drill); 18] = [
     ("outage", outage::run),
     ("calls", calls::run),
     ("rotate", rotate::run),
+    ("neighbours", neighbours::run),
 ];
 
 fn main() -> ExitCode {

@@ -39,7 +39,8 @@ pub fn run(plan: &Plan) -> Figure {
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, &vendor.ca_pem).unwrap();
     let upstream = format!("https://localhost:{}", vendor.port);
-    let limits = format!("limits.in_flight_per_customer = {}\nlimits.connections = {}", n + 10, n + 100);
+    let limits =
+        format!("limits.in_flight_per_customer = {}\nlimits.connections = {}", 2 * (n + 10), n + 100);
     let mut stage = Stage::set(&plan.relay, &limits, &integration("vendor", &upstream, &ca));
     stage.start();
     let secret = stage.secret("acme", "vendor", "sk-drill-0123456789abcdef0123456789");

@@ -41,7 +41,7 @@ pub fn run(plan: &Plan) -> Figure {
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, &vendor.ca_pem).unwrap();
     let upstream = format!("https://localhost:{}", vendor.port);
-    let limits = format!("limits.in_flight_per_customer = {}", n + 10);
+    let limits = format!("limits.in_flight_per_customer = {}", 2 * (n + 10));
     let mut stage = Stage::set(&plan.relay, &limits, &integration("vendor", &upstream, &ca));
     stage.start();
     let apps = Apps {

@@ -13,7 +13,7 @@ use relay::config::{self, Config, KmsKey, StoreChoice};
 use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
-use relay::model::{Customer, FieldName, IntegrationName, SecretId};
+use relay::model::{Customer, FieldName, IntegrationName, Policy, SecretId};
 use relay::seal::{NewSecret, SealTarget, Sealer};
 use relay::secret::Secret;
 use relay::store::sled::Sled;
@@ -119,6 +119,7 @@ fn secret(customer: u64, place: u64) -> NewSecret {
         label: format!("Secret {place} of customer {customer}"),
         fields: vec![(FieldName::parse("token").unwrap(), value)],
         expires_at: None,
+        policy: Policy::default(),
         idempotency: None,
     }
 }

@@ -553,3 +553,39 @@ fn the_local_issuer_mints_by_its_own_rules_also_among_others() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(err(&refused).contains("customers of this issuer begin with \"local/\""), "{}", err(&refused));
 }
+
+#[test]
+fn a_secrets_own_limits_are_given_changed_and_lifted() {
+    let mut home = Home::new();
+    home.run();
+    let canary = home.canary.text().to_owned();
+    let words = [
+        "secret",
+        "add",
+        "--customer",
+        "acme",
+        "--integration",
+        "github",
+        "--allow",
+        "GET /user",
+        "--rate",
+        "5",
+    ];
+    let id = home.ok(&words, Some(canary.as_bytes())).trim_end().to_owned();
+    let shown = || home.ok(&["secret", "show", &id], None);
+    assert!(shown().contains(r#"{"allow":["GET /user"],"rate":5}"#), "{}", shown());
+    let words = ["secret", "policy", &id, "--deny", "* /a/**", "--deny", "* /b/**", "--concurrency", "2"];
+    let told = home.ok(&words, None);
+    assert!(told.contains(r#"{"concurrency":2,"deny":["* /a/**","* /b/**"]}"#), "{told}");
+    home.ok(&["secret", "policy", &id, "--clear"], None);
+    assert!(!shown().contains("policy"), "{}", shown());
+    for (words, exit, mistake) in [
+        (vec!["secret", "policy", id.as_str()], 2, "nothing said"),
+        (vec!["secret", "policy", id.as_str(), "--clear", "--rate", "1"], 2, "both said"),
+        (vec!["secret", "policy", id.as_str(), "--rate", "0"], 1, "no request at all"),
+        (vec!["secret", "policy", id.as_str(), "--allow", "get /x"], 1, "a rule that is none"),
+    ] {
+        let output = home.relay(&words, None);
+        assert_eq!(output.status.code(), Some(exit), "{mistake}: {}", err(&output));
+    }
+}

@@ -331,6 +331,28 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("inject =", "listen = \"tls:127.0.0.1:1\"\ninject =", "21:10: this listener speaks TLS, and there is no [server.tls] | add [server.tls] with certificate and key"),
     ("inject =", "host = \"Erp.internal:80\"\ninject =", r#"21:8: [integrations.erp] host is no host name in lower case, without a port | write the name that the app uses for relay: host = "slack.relay.internal""#),
     ("inject =", "http2 = \"no\"\ninject =", "21:9: [integrations.erp] http2 must be true or false without quotes, not a text | write true or false without quotes"),
+    (r#"upstream = "https://erp.example/api""#, r#"upstream = "https://{shop}.erp.example""#, r#"20:12: [integrations.erp] upstream has {shop}, which is not one of its fields | declare it: shop = { secret = false, match = "[a-z0-9-]{1,40}" }"#),
+    (r#"upstream = "https://erp.example/api""#, r#"upstream = "https://{tokn}.erp.example""#, r#"20:12: [integrations.erp] upstream has {tokn}, which is not one of its fields; did you mean {token}? | declare it: tokn = { secret = false, match = "[a-z0-9-]{1,40}" }"#),
+    (r#"upstream = "https://erp.example/api""#, r#"upstream = "https://{token}.erp.example""#, "20:12: [integrations.erp] upstream has {token}, a secret field: an address is seen by many | write secret = false in token, or take another field"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.erp.example\"\nfields = { shop = { secret = false }, token = {} }", r#"20:12: [integrations.erp] upstream has {shop}, of which nothing says what it may be | write match = "[a-z0-9-]{1,40}" in shop"#),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.erp.example\"\nfields = { shop = { secret = false, match = \"[a-z.]+\" }, token = {} }", "20:12: [integrations.erp] upstream has {shop} in its host, whose match can be '.' | write a match of a-z, 0-9 and - alone, such as [a-z0-9-]{1,40}; with it a value would be more than a part of the host"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.erp.example\"\nfields = { shop = { secret = false, match = \"a(b|(c|[^x]?))\" }, token = {} }", "20:12: [integrations.erp] upstream has {shop} in its host, whose match can be ' ' | write a match of a-z, 0-9 and - alone, such as [a-z0-9-]{1,40}; with it a value would be more than a part of the host"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.erp.example\"\nfields = { shop = { secret = false, match = \"[A-Z]+\" }, token = {} }", "20:12: [integrations.erp] upstream has {shop} in its host, whose match can be 'A' | write a match of a-z, 0-9 and - alone, such as [a-z0-9-]{1,40}; with it a value would be more than a part of the host"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.example\"\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "20:12: [integrations.erp] upstream has a host that does not end in a fixed domain: a secret could go anywhere | end the host like .vendor.example; where it must be any host, any_host_danger = true"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}erp.example\"\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "20:12: [integrations.erp] upstream has a host that does not end in a fixed domain: a secret could go anywhere | end the host like .vendor.example; where it must be any host, any_host_danger = true"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.co.uk\"\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "20:12: [integrations.erp] upstream has a host that does not end in a fixed domain: a secret could go anywhere | end the host like .vendor.example; where it must be any host, any_host_danger = true"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://erp.example.{shop}\"\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "20:12: [integrations.erp] upstream has a host that does not end in a fixed domain: a secret could go anywhere | end the host like .vendor.example; where it must be any host, any_host_danger = true"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"http://{shop}.erp.example\"\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "20:12: [integrations.erp] upstream has fields and is not https | begin it with https://"),
+    (r#"upstream = "https://erp.example/api""#, r#"upstream = "https://{shop.erp.example""#, "20:12: [integrations.erp] upstream has a { or } that belongs to no field | write a field as {subdomain}"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://erp.example/{shop}/x\"\nfields = { shop = { secret = false, match = \"[a-z/]+\" }, token = {} }", "20:12: [integrations.erp] upstream has {shop} in its path, whose match can be '/' | write a match of letters, digits and - . _ ~ : @ alone, such as [A-Za-z0-9-]{1,64}"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{host}\"\nany_host_danger = true\nfields = { host = { secret = false, match = \"[a-z.@]+\" }, token = {} }", "20:12: [integrations.erp] upstream has {host} in its host, whose match can be '@' | write a match of a-z, 0-9, - and . alone, and : where a port may be given"),
+    ("inject =", "any_host_danger = true\ninject =", "21:1: [integrations.erp] any_host_danger changes nothing for a host that is fixed | leave it away"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://erp.example/{shop}\"\nany_host_danger = true\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "21:1: [integrations.erp] any_host_danger changes nothing for a host that is fixed | leave it away"),
+    (r#"upstream = "https://erp.example/api""#, "upstream = \"https://{shop}.erp.example\"\nplaintext_danger = true\nfields = { shop = { secret = false, match = \"[a-z]+\" }, token = {} }", "21:1: [integrations.erp] plaintext_danger changes nothing for an https upstream | leave it away"),
+    ("inject =", "fields = { token = { match = \"^a$\" } }\ninject =", r#"21:30: [integrations.erp.fields.token] match: it has an anchor: the whole value is meant anyway, so leave ^ and $ away | write it like match = "[a-z0-9-]{2,40}""#),
+    ("inject =", "burst = 5\ninject =", "21:1: [integrations.erp] burst is nothing without a rate | write rate = 50 as well, or leave burst away"),
+    ("inject =", "concurrency = 0\ninject =", "21:15: [integrations.erp] concurrency must be a whole number from 1 to 1000000 | write a number from 1 to 1000000"),
+    (r#"customer = "customer_id""#, "customer = \"customer_id\"\nsecrets = \"customer_id\"", "9:1: [callers] secrets names a claim that another of its keys names | give each its own claim"),
 ];
 
 #[test]
@@ -348,6 +370,24 @@ fn each_mistake_gives_its_own_error_at_its_own_place() {
             })
             .collect();
         assert_eq!(errors, [*wanted], "{mistake}");
+    }
+}
+
+#[test]
+fn with_any_host_no_value_of_the_operators_own_is_taken() {
+    let free = "upstream = \"https://{host}\"\nany_host_danger = true\n\
+                fields = { host = { secret = false, match = \"[a-z.-]+\" }, token = {} }\n";
+    let fixed = free.replace("{host}", "{host}.erp.example").replace("any_host_danger = true\n", "");
+    let fixed = fixed.replace("[a-z.-]+", "[a-z-]+");
+    for (upstream, more, wanted) in [
+        (free, "oauth2 = { client_id = \"x\", client_secret = \"env:ADMIN\" }", true),
+        (free, "login = { steps = [{ post = \"/login\", body = { key = \"file:key\" } }] }", true),
+        (free, "oauth2 = { client_id = \"{host}\" }", false),
+        (fixed.as_str(), "oauth2 = { client_secret = \"env:ADMIN\" }", false),
+    ] {
+        let text = GOOD.replace("upstream = \"https://erp.example/api\"", &format!("{upstream}{more}"));
+        let said = errors(&text, &[]).iter().any(|error| error.contains("the customer says where it goes"));
+        assert_eq!(said, wanted, "{more}");
     }
 }
 

@@ -60,6 +60,8 @@ mod expect;
 mod framing;
 /// What the fuzzers kept holds on stable too.
 mod fuzz_corpus;
+/// Vendors whose host or path is each customer's own: frozen when a secret is sealed, never picked by a request.
+mod hosts;
 /// The house keeps its own rules: imports, file sizes, a `//!` on every file.
 mod house;
 /// HTTP/2 on both sides, gRPC among it.
@@ -76,6 +78,8 @@ mod life;
 mod only_secret;
 /// A credential stands wherever the vendor wants it, escaped for the place.
 mod placements;
+/// What an integration, a secret and a token allow: each only narrows the one before it.
+mod policy;
 /// Connections to a vendor are shared no further than is safe.
 mod pool;
 /// A vendor that sends the credential back gives it to nobody.

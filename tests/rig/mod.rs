@@ -189,6 +189,13 @@ impl Rig {
         self.runtime = Some(runtime);
     }
 
+    /// Starts again over the same folder, differently configured.
+    pub fn restart_with(&mut self, change: impl FnOnce(&mut Settings)) {
+        self.stop();
+        change(&mut self.settings);
+        self.start();
+    }
+
     /// Stops in an orderly way.
     pub fn stop(&mut self) {
         if let (Some(relay), Some(runtime)) = (self.relay.take(), self.runtime.take()) {

@@ -80,7 +80,7 @@ impl Vendor {
         alpn: &[&str],
         each: impl Fn(usize, &mut Out<'_>, &Mutex<Vec<Received>>) + Send + Sync + 'static,
     ) -> Self {
-        let (config, ca_pem) = identity(&["localhost", "127.0.0.1"]);
+        let (config, ca_pem) = identity(&["localhost", "127.0.0.1", "*.shop.localhost"]);
         let mut config = ServerConfig::clone(&config);
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Self::listening(config, ca_pem, each)

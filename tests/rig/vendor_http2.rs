@@ -28,7 +28,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// A vendor that chooses HTTP/2.
 pub fn start(script: impl Script) -> Vendor {
-    let (config, ca_pem) = identity(&["localhost"]);
+    let (config, ca_pem) = identity(&["localhost", "*.shop.localhost"]);
     start_with((*config).clone(), ca_pem, script)
 }
 

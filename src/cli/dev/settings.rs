@@ -73,6 +73,7 @@ pub(super) fn make(
             customer: Claim::named(CUSTOMER_CLAIM),
             customer_prefix: String::new(),
             secret: Claim::named(SECRET_CLAIM),
+            secrets: Claim::named("secrets"),
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             leeway: Duration::from_secs(30),
         }],
@@ -93,6 +94,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         name: IntegrationName::parse(INTEGRATION).map_err(words)?,
         origin: Origin::parse(&vendor.origin()).map_err(words)?,
         base_path: String::new(),
+        per_customer: None,
         listen: None,
         host: None,
         http2: true,
@@ -104,6 +106,7 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
             scrub_off_danger: false,
             optional: false,
             pem: false,
+            pattern: None,
         }],
         inject: vec![Placement {
             at: Where::Header(AUTHORIZATION),
@@ -127,6 +130,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         rate: None,
         body_limit: 1024 * 1024,
         default_secret: false,
+        burst: None,
+        concurrency: None,
     })
 }
 

@@ -92,6 +92,12 @@ fn one(written: &mut Written<'_>, table: &Table<'_>) -> Option<Callers> {
         let message = format!("{} customer and secret name the same claim", table.shown);
         written.findings.error(&table.place_of("customer"), message, "give each its own claim");
     }
+    let secrets = claim(written, table, "secrets").unwrap_or_else(|| Claim::named("secrets"));
+    if [customer.as_ref(), Some(&secret)].into_iter().flatten().any(|other| other.steps() == secrets.steps())
+    {
+        let message = format!("{} secrets names a claim that another of its keys names", table.shown);
+        written.findings.error(&table.place_of("secrets"), message, "give each its own claim");
+    }
     let customer_prefix = prefix(written, table);
     let most = Duration::from_secs(31 * 24 * 3600);
     let day = Duration::from_secs(24 * 3600);
@@ -106,6 +112,7 @@ fn one(written: &mut Written<'_>, table: &Table<'_>) -> Option<Callers> {
         customer: customer?,
         customer_prefix,
         secret,
+        secrets,
         max_lifetime,
         leeway,
     })

@@ -3,6 +3,7 @@
 //! Only names, labels and flags; a value here would be a credential in relay.toml and is refused.
 
 use super::super::FieldSetting;
+use super::super::pattern::Pattern;
 use super::super::report::Place;
 use super::super::written::{Table, Written};
 use crate::model::{FieldName, FieldSpec};
@@ -43,6 +44,7 @@ fn default_field(place: &Place) -> Option<(FieldSetting, Place)> {
         scrub_off_danger: false,
         optional: false,
         pem: false,
+        pattern: None,
     };
     Some((field, place.clone()))
 }
@@ -66,8 +68,21 @@ fn field(written: &mut Written<'_>, table: &Table<'_>, name: FieldName) -> Field
     let help = help(written, table);
     let example = example(written, table, secret);
     let optional = written.switch(table, "optional").is_some_and(|given| given.value);
+    let pattern = pattern(written, table);
     let spec = FieldSpec { name, secret };
-    FieldSetting { spec, label, help, example, scrub_off_danger, optional, pem: false }
+    FieldSetting { spec, label, help, example, scrub_off_danger, optional, pem: false, pattern }
+}
+
+fn pattern(written: &mut Written<'_>, table: &Table<'_>) -> Option<Pattern> {
+    let given = written.text(table, "match")?;
+    match Pattern::parse(&given.value) {
+        Ok(pattern) => Some(pattern),
+        Err(why) => {
+            let message = format!("{} match: {why}", table.shown);
+            written.findings.error(&given.place, message, "write it like match = \"[a-z0-9-]{2,40}\"");
+            None
+        }
+    }
 }
 
 /// An address that is printed in a terminal, and may become a link on a page.

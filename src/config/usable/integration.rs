@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::super::report::Place;
 use super::super::rule::Rule;
+use super::super::upstream::UpstreamTemplate;
 use super::super::written::{Given, Table, Written};
-use super::super::{Integration, OnReflect, Timeouts};
+use super::super::{FieldSetting, Integration, OnReflect, Timeouts};
 use super::doors::Doors;
-use super::{fields, placement, server, signing, upstream};
+use super::{fields, per_customer, placement, server, signing, upstream};
 use crate::model::{IntegrationName, Origin};
 
 /// Reads every integration, in the order of the file.
@@ -49,9 +51,9 @@ pub(super) fn integrations(
 fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) -> Option<Integration> {
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
-    let address = address(written, table, plaintext_danger, !private_cidrs.is_empty());
     let mut fields = fields::fields(written, table);
-    let secure = address.as_ref().is_none_or(|(origin, _)| origin.is_secure());
+    let address = address(written, table, (plaintext_danger, !private_cidrs.is_empty()), &fields);
+    let secure = address.as_ref().is_none_or(|address| address.origin.is_secure());
     let client_certificate = signing::client_certificate(written, table, &mut fields, secure);
     let sign = signing::signing(written, table, &fields);
     let elsewhere = signing::used(sign.as_ref(), client_certificate.as_ref());
@@ -74,14 +76,15 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let rewrite_json = rewrite(written, table);
     let reflect = [("redact", OnReflect::Redact), ("block", OnReflect::Block), ("alert", OnReflect::Alert)];
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
-    let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
+    let Pace { rate, burst, concurrency } = pace(written, table);
     let default_secret = written.choice(table, "default_secret", &[("only", true)], &[]);
     let body_limit = written.whole(table, "body_limit", 1024..=16 * 1024 * 1024, 1024 * 1024);
-    let (origin, base_path) = address?;
+    let Address { origin, base_path, per_customer } = address?;
     Some(Integration {
         name: IntegrationName::parse("unnamed").ok()?,
         origin,
         base_path,
+        per_customer,
         listen,
         host,
         http2,
@@ -102,10 +105,36 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         isolate_customers: isolate.unwrap_or(false),
         rewrite_json,
         on_reflect,
-        rate: rate.and_then(|rate| u32::try_from(rate).ok()),
         default_secret: default_secret.unwrap_or(false),
         body_limit: usize::try_from(body_limit).ok()?,
+        rate,
+        burst,
+        concurrency,
     })
+}
+
+struct Pace {
+    rate: Option<u32>,
+    burst: Option<u32>,
+    concurrency: Option<usize>,
+}
+
+/// How much a customer may ask of the integration.
+fn pace(written: &mut Written<'_>, table: &Table<'_>) -> Pace {
+    let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
+    let burst = written.whole_if_given(table, "burst", 1..=1_000_000);
+    let concurrency = written.whole_if_given(table, "concurrency", 1..=1_000_000);
+    if burst.is_some() && rate.is_none() && written.absent(table, "rate") {
+        let message = format!("{} burst is nothing without a rate", table.shown);
+        written.findings.error(
+            &table.place_of("burst"),
+            message,
+            "write rate = 50 as well, or leave burst away",
+        );
+    }
+    let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
+    let concurrency = concurrency.and_then(|number| usize::try_from(number).ok());
+    Pace { rate: small(rate), burst: small(burst), concurrency }
 }
 
 /// A host name of relay's own: letters, digits, dots and hyphens, as a `Host` field names it without its port.
@@ -122,14 +151,43 @@ fn host(written: &mut Written<'_>, table: &Table<'_>) -> Option<Given<String>> {
     Some(given)
 }
 
+struct Address {
+    origin: Origin,
+    base_path: String,
+    per_customer: Option<UpstreamTemplate>,
+}
+
 fn address(
     written: &mut Written<'_>,
     table: &Table<'_>,
-    plaintext_danger: bool,
-    private: bool,
-) -> Option<(Origin, String)> {
+    (plaintext_danger, private): (bool, bool),
+    fields: &[(FieldSetting, Place)],
+) -> Option<Address> {
     let fix = "write where the vendor is: upstream = \"https://api.vendor.example\"";
+    let any_host = written.switch(table, "any_host_danger").is_some_and(|given| given.value);
     let given = written.needed_text(table, "upstream", fix)?;
+    if given.value.contains(['{', '}']) {
+        if any_host {
+            per_customer::refuse_owned_values(written, table);
+        }
+        if any_host && private {
+            let message =
+                format!("{}: with any_host_danger every host in private_cidrs can be named", table.shown);
+            written.findings.warning(&table.place_of("private_cidrs"), message, "leave private_cidrs away");
+        }
+        let template = per_customer::template(written, table, &given, fields, any_host)?;
+        if any_host && !template.has_own_host() {
+            unneeded(written, table, "any_host_danger", "a host that is fixed");
+        }
+        if plaintext_danger {
+            unneeded(written, table, "plaintext_danger", "an https upstream");
+        }
+        let origin = Integration::nowhere()?;
+        return Some(Address { origin, base_path: String::new(), per_customer: Some(template) });
+    }
+    if any_host {
+        unneeded(written, table, "any_host_danger", "a host that is fixed");
+    }
     let (origin, base_path) = match upstream::parse(&given.value) {
         Ok(address) => address,
         Err((problem, fix)) => {
@@ -151,7 +209,12 @@ fn address(
         let message = format!("{} plaintext_danger changes nothing for an https upstream", table.shown);
         written.findings.warning(&table.place_of("plaintext_danger"), message, "leave it away");
     }
-    Some((origin, base_path))
+    Some(Address { origin, base_path, per_customer: None })
+}
+
+fn unneeded(written: &mut Written<'_>, table: &Table<'_>, key: &str, what: &str) {
+    let message = format!("{} {key} changes nothing for {what}", table.shown);
+    written.findings.error(&table.place_of(key), message, "leave it away");
 }
 
 fn rules(written: &mut Written<'_>, table: &Table<'_>, key: &str) -> Vec<Rule> {

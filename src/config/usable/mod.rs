@@ -8,6 +8,7 @@ mod doors;
 mod fields;
 mod integration;
 mod kms;
+mod per_customer;
 mod placement;
 mod server;
 mod signing;

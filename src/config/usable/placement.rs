@@ -82,7 +82,9 @@ pub(super) fn placements(
         placements.push(read.value);
     }
     if whole && integration.entry("fields").is_some() {
-        warn_of_unused(written, &placements, fields, elsewhere);
+        let unused: Vec<_> =
+            fields.iter().filter(|(field, _)| !named_elsewhere(integration, field)).collect();
+        warn_of_unused(written, &placements, &unused, elsewhere);
     }
     placements
 }
@@ -115,6 +117,21 @@ fn clash(one: &Where, other: &Where) -> Option<(String, &'static str)> {
         }
         _ => None,
     }
+}
+
+/// Whether another key of the integration has the field in a template: its upstream, its signature.
+fn named_elsewhere(integration: &Table<'_>, field: &FieldSetting) -> bool {
+    fn has(value: &DeValue<'_>, wanted: &str) -> bool {
+        match value {
+            DeValue::String(text) => text.contains(wanted),
+            DeValue::Array(all) => all.iter().any(|value| has(value.get_ref(), wanted)),
+            DeValue::Table(table) => table.iter().any(|(_, value)| has(value.get_ref(), wanted)),
+            _ => false,
+        }
+    }
+    let wanted = format!("{{{}}}", field.spec.name);
+    let others = integration.in_order().into_iter().filter(|(key, ..)| !["fields", "inject"].contains(key));
+    others.into_iter().any(|(_, _, value)| has(value.get_ref(), &wanted))
 }
 
 fn placement(
@@ -355,7 +372,7 @@ fn is_sensitive(at: &Where) -> bool {
 fn warn_of_unused(
     written: &mut Written<'_>,
     placements: &[Placement],
-    fields: &[(FieldSetting, Place)],
+    fields: &[&(FieldSetting, Place)],
     elsewhere: &[FieldName],
 ) {
     for (field, place) in fields {

@@ -50,6 +50,8 @@ pub struct IssuerRules {
     pub customer_prefix: String,
     /// The claim that may name the secret.
     pub secret_claim: Claim,
+    /// The claim that may list the only secrets that may be used.
+    pub secrets_claim: Claim,
     /// The longest life of a token.
     pub max_lifetime: Duration,
     /// Clock difference forgiven.
@@ -70,6 +72,8 @@ pub struct Identity {
     pub customer: Customer,
     /// The secret that the token is pinned to.
     pub secret: Option<SecretId>,
+    /// The only secrets that may be used, in order; `None` is all of the customer's.
+    pub secrets: Option<Vec<SecretId>>,
     /// `iss`.
     pub issuer: String,
     /// `sub`, if it has one.
@@ -82,6 +86,13 @@ pub struct Identity {
     ends_at: u64,
     /// The first second in which it is valid, leeway included.
     begins_at: u64,
+}
+
+impl Identity {
+    /// Whether the token's list of secrets, if it has one, holds this one.
+    pub fn may_use(&self, id: SecretId) -> bool {
+        self.secrets.as_ref().is_none_or(|listed| listed.binary_search(&id).is_ok())
+    }
 }
 
 /// Proof that the request's token is valid: who calls, and for whom.

@@ -18,6 +18,9 @@ use crate::jwks::{Algorithm, IssuerKeys, KeySet};
 use crate::model::{Customer, Members, SecretId};
 use crate::refusal::{Code, Refusal};
 
+/// Secrets that a token may list.
+const MOST_LISTED: usize = 100;
+
 /// Why a token is not accepted.
 pub(super) enum Unverified<'r> {
     /// For good.
@@ -146,6 +149,7 @@ fn check(rules: &IssuerRules, claims: &Claims<'_>, now: u64) -> Result<Identity,
     Ok(Identity {
         customer,
         secret,
+        secrets: listed(rules, claims)?,
         issuer: rules.issuer.clone(),
         subject: claims.text("sub").map(str::to_owned),
         token_id: claims.text("jti").map(str::to_owned),
@@ -153,6 +157,20 @@ fn check(rules: &IssuerRules, claims: &Claims<'_>, now: u64) -> Result<Identity,
         ends_at,
         begins_at: not_before.map_or(0, |at| at.saturating_sub(leeway)),
     })
+}
+
+/// The only secrets that may be used. An empty list allows none; one that is unclear allows nothing at all.
+fn listed(rules: &IssuerRules, claims: &Claims<'_>) -> Result<Option<Vec<SecretId>>, Refusal> {
+    let Some(value) = claims.at(&rules.secrets_claim)? else { return Ok(None) };
+    let unclear = || {
+        let claim = rules.secrets_claim.as_str();
+        invalid(&format!("its claim {claim:?} is not a list of at most {MOST_LISTED} hyphenated UUIDs"))
+    };
+    let listed = value.as_array().filter(|list| list.len() <= MOST_LISTED).ok_or_else(unclear)?;
+    let ids = listed.iter().map(|id| id.as_str().and_then(|text| SecretId::parse(text).ok()));
+    let mut ids: Vec<SecretId> = ids.collect::<Option<_>>().ok_or_else(unclear)?;
+    ids.sort_unstable();
+    Ok(Some(ids))
 }
 
 fn customer(rules: &IssuerRules, claims: &Claims<'_>) -> Result<Customer, Refusal> {

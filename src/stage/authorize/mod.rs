@@ -8,6 +8,7 @@ pub mod leases;
 mod listed;
 mod only;
 mod path;
+mod policy;
 pub mod records;
 mod shares;
 mod signable;
@@ -17,8 +18,8 @@ mod used;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::Uri;
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
 
 use crate::clock;
 use crate::config::Placement;
@@ -28,12 +29,9 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity, Token};
 use crate::stage::route::{Matched, Reference, Route, Routes};
 
-use super::limits::{self, InFlight, Permit};
+use super::limits::{self, InFlight, Permit, SecretPermit};
 use leases::{Lease, Leases};
 use records::{LookupError, Record, Records};
-
-/// Fields by which a request may ask a server to treat it as another method.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// Proof that this caller may use this secret on this integration for this request.
 pub struct Grant {
@@ -47,6 +45,7 @@ pub struct Grant {
     websocket: bool,
     collects: Option<usize>,
     _permit: Permit,
+    _own: Option<SecretPermit>,
 }
 
 impl Grant {
@@ -60,7 +59,7 @@ impl Grant {
         &self.token
     }
 
-    /// The integration.
+    /// The integration; where its host is each customer's own, as it is for this secret.
     pub const fn route(&self) -> &Arc<Route> {
         &self.route
     }
@@ -119,28 +118,33 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     scope_allows(&identity, matched.asked_for())?;
     let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
     path::check(&matched, &token)?;
-    request_allowed(&route, &asked.method, &asked.headers, matched.rest())?;
+    policy::allowed(&route, asked, matched.rest())?;
     let websocket = upgrade::wanted(route.websocket, asked)?;
     let collects = collected(&route, asked, matched.query())?;
-    let permit = limits::admit(rules.in_flight, route.rate.as_ref(), &identity.customer)?;
+    let permit = limits::admit(rules.in_flight, &route.share, &identity.customer)?;
     let id = match which_secret(matched.reference(), &identity)? {
         Some(id) => id,
-        None if route.default_secret => only::secret(rules.records, &identity.customer, &route).await?,
+        None if route.default_secret => only::secret(rules.records, &identity, &route).await?,
         None => return Err(unnamed()),
     };
     let generation = rules.leases.generation();
-    let record = find(rules.records, &identity, id, &route).await?;
+    let (record, route) = find(rules.records, &identity, id, route).await?;
+    let own = policy::narrowed(rules.in_flight, &record, asked, matched.rest())?;
     let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
-    Ok(Grant { identity, token, route, record, matched, target, lease, websocket, collects, _permit: permit })
-}
-
-/// The most bytes of this request's body that are collected, if it is one that is.
-fn collected(route: &Route, asked: &Parts, query: Option<&str>) -> Result<Option<usize>, Refusal> {
-    let in_body = || route.placements.iter().any(Placement::is_in_body);
-    let Some(signing) = &route.signing else { return Ok(route.collects) };
-    let needed = signable::needs_body(signing, asked, query)?;
-    Ok(route.collects.filter(|_| needed || in_body()))
+    Ok(Grant {
+        identity,
+        token,
+        route,
+        record,
+        matched,
+        target,
+        lease,
+        websocket,
+        collects,
+        _permit: permit,
+        _own: own,
+    })
 }
 
 /// The last word on a path alone, without rules and records: for `probe`.
@@ -171,31 +175,6 @@ fn unknown(routes: &Routes, asked_for: &str) -> Refusal {
     Refusal::new(Code::IntegrationUnknown, detail)
 }
 
-fn request_allowed(route: &Route, method: &Method, headers: &HeaderMap, rest: &str) -> Result<(), Refusal> {
-    let denied = || {
-        Refusal::new(Code::RequestDenied, "This integration's rules do not allow this method on this path.")
-    };
-    let allowed = |method: &Method| {
-        !route.deny.iter().any(|rule| rule.denies(method, rest))
-            && (route.allow.is_empty() || route.allow.iter().any(|rule| rule.matches(method, rest)))
-    };
-    if !allowed(method) {
-        return Err(denied());
-    }
-    // A server that obeys such a field sees another method: both must be allowed.
-    for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with('x')) {
-        // Servers that fold `_` into `-` obey both spellings.
-        if METHOD_OVERRIDES.contains(&name.as_str().replace('_', "-").as_str()) {
-            let other = Method::from_bytes(value.as_bytes().to_ascii_uppercase().trim_ascii());
-            if !other.is_ok_and(|other| allowed(&other)) {
-                return Err(denied());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The secret that the request or its token names.
 fn which_secret(reference: Reference, identity: &Identity) -> Result<Option<SecretId>, Refusal> {
     let named = match reference {
         Reference::Header(id) | Reference::Path(id) => Some(id),
@@ -219,6 +198,14 @@ fn which_secret(reference: Reference, identity: &Identity) -> Result<Option<Secr
     }
 }
 
+/// The most bytes of this request's body that are collected, if it is one that is.
+fn collected(route: &Route, asked: &Parts, query: Option<&str>) -> Result<Option<usize>, Refusal> {
+    let in_body = || route.placements.iter().any(Placement::is_in_body);
+    let Some(signing) = &route.signing else { return Ok(route.collects) };
+    let needed = signable::needs_body(signing, asked, query)?;
+    Ok(route.collects.filter(|_| needed || in_body()))
+}
+
 fn unnamed() -> Refusal {
     Refusal::new(
         Code::SecretMissing,
@@ -226,17 +213,19 @@ fn unnamed() -> Refusal {
     )
 }
 
+/// The record, and the integration as it is for it.
 async fn find(
     records: &Records,
     identity: &Identity,
     id: SecretId,
-    route: &Route,
-) -> Result<Arc<Record>, Refusal> {
+    route: Arc<Route>,
+) -> Result<(Arc<Record>, Arc<Route>), Refusal> {
     let not_found =
         || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
     let record = records.find(&identity.customer, id).await?.ok_or_else(not_found)?;
     let head = record.head();
-    if head.integration != route.name {
+    // Behind the lookup, so that a secret that is not on the token's list takes as long as an unknown one.
+    if head.integration != route.name || !identity.may_use(id) {
         return Err(not_found());
     }
     if head.state == State::Disabled {
@@ -248,14 +237,8 @@ async fn find(
     if head.expires_at.is_some_and(|at| clock::unix_seconds() >= at) {
         return Err(Refusal::new(Code::SecretExpired, "The secret's own expiry date is past."));
     }
-    if head.origin != route.origin {
-        return Err(Refusal::new(
-            Code::CredentialUnusable,
-            "The secret was sealed for another origin than this integration's.",
-        )
-        .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
-    }
-    Ok(record)
+    let route = route.at(&head.origin, record.base_path())?;
+    Ok((record, route))
 }
 
 fn target(route: &Route, matched: &Matched) -> Result<Uri, Refusal> {

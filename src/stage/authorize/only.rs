@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::records::Records;
 use crate::clock;
-use crate::model::{Customer, SecretId};
+use crate::model::SecretId;
 use crate::refusal::{Code, Refusal};
+use crate::stage::authenticate::Identity;
 use crate::stage::route::Route;
 
 /// Secrets of one integration that are told apart for the caller.
@@ -28,10 +29,10 @@ pub(super) struct Usable {
 /// `secret_not_found`, `secret_ambiguous`, and as a lookup fails.
 pub(super) async fn secret(
     records: &Records,
-    customer: &Customer,
+    identity: &Identity,
     route: &Route,
 ) -> Result<SecretId, Refusal> {
-    let listed = records.usable(customer).await?;
+    let listed = records.usable(&identity.customer).await?;
     let Some(listed) = listed.as_ref() else {
         return Err(Refusal::new(
             Code::SecretAmbiguous,
@@ -40,7 +41,8 @@ pub(super) async fn secret(
     };
     let now = clock::unix_seconds();
     let of_route = listed.get(&route.name).map(Arc::as_ref).unwrap_or_default();
-    let usable = || of_route.iter().filter(|one| one.expires_at.is_none_or(|at| now < at));
+    let may = |one: &&Usable| identity.may_use(one.id) && one.expires_at.is_none_or(|at| now < at);
+    let usable = || of_route.iter().filter(may);
     match (usable().next(), of_route.len()) {
         (None, 0..=NAMED) => Err(Refusal::new(
             Code::SecretNotFound,

@@ -15,13 +15,14 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::envelope::{EnvelopeError, Head};
+use crate::envelope::{EnvelopeError, Head, Terms};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
 use crate::model::{Customer, SecretId};
 use crate::store::{Change, SecretRow, Store, StoreError};
 
 use super::listed::{self, Lists};
+use super::policy::Narrowed;
 use super::shares::Shares;
 use super::used::{Pending, Used};
 
@@ -42,6 +43,8 @@ pub struct Record {
     head: Head,
     sealed: Bytes,
     wrapped_key: Bytes,
+    base_path: Option<String>,
+    narrowed: Option<Box<Narrowed>>,
     used: Used,
 }
 
@@ -61,13 +64,27 @@ impl Record {
         &self.wrapped_key
     }
 
+    /// The path below which everything stays, where it is the customer's own.
+    pub fn base_path(&self) -> Option<&str> {
+        self.base_path.as_deref()
+    }
+
+    /// The secret's own limits.
+    pub(super) fn narrowed(&self) -> Option<&Narrowed> {
+        self.narrowed.as_deref()
+    }
+
     /// Notes that the credential is used at this moment, in seconds since 1970.
     pub fn note_use(&self, at: u64) {
         self.used.note(at);
     }
 
     fn weight(&self) -> usize {
-        self.sealed.len() + self.wrapped_key.len() + self.head.label.len() + OVERHEAD
+        self.sealed.len()
+            + self.wrapped_key.len()
+            + self.head.label.len()
+            + 4 * self.head.policy.len()
+            + OVERHEAD
     }
 }
 
@@ -246,7 +263,9 @@ impl Records {
         if head.version != row.version {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
-        Ok(Record { head, sealed: row.sealed, wrapped_key, used: Used::default() })
+        let Terms { base_path, policy } = Terms::decode(&head.policy)?;
+        let narrowed = Narrowed::of(&policy)?;
+        Ok(Record { head, sealed: row.sealed, wrapped_key, base_path, narrowed, used: Used::default() })
     }
 }
 

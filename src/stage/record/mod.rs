@@ -23,7 +23,7 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity};
 use crate::stage::authorize::Grant;
 use crate::stage::authorize::leases::Revoked;
-use crate::stage::route::{Matched, Reference};
+use crate::stage::route::{Matched, Reference, Route};
 
 pub use body::Recorded;
 pub use budget::Budget;
@@ -71,6 +71,8 @@ struct Known {
     matched: Option<Matched>,
     secret: Option<SecretId>,
     version: Option<u32>,
+    /// Where the secret goes, where that is the customer's own.
+    frozen: Option<Arc<Route>>,
 }
 
 #[derive(Default)]
@@ -92,6 +94,8 @@ pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
         let mut known = trail.known.borrow_mut();
         known.secret = Some(grant.record().head().id);
         known.version = Some(grant.record().head().version);
+        let own = known.matched.as_ref().and_then(Matched::route).is_some_and(|route| route.hosts.is_some());
+        known.frozen = own.then(|| grant.route().clone());
     }
     trail.intent().await?;
     grant.record().note_use(trail.began.unix_seconds());
@@ -269,7 +273,7 @@ impl Trail {
         event.version = known.version;
         if let Some(route) = known.matched.as_ref().and_then(Matched::route) {
             event.integration = Some(&route.name);
-            event.origin = Some(&route.origin_text);
+            event.origin = Some(&known.frozen.as_ref().unwrap_or(route).origin_text);
         }
         event.method = Some(self.method.as_str());
         event.path = Some(known.matched.as_ref().map_or("", Matched::rest));

@@ -22,6 +22,7 @@ use relay::net::upstream::UpstreamSettings;
 use relay::net::vet::Egress;
 use relay::secret::Secret;
 use relay::stage::authenticate::{IssuerRules, Token, TokenRules, Verdicts, authenticate};
+use relay::stage::limits::Share;
 use relay::stage::route::{Entrance, Route, Routes, Slot, route};
 
 pub const NAME: &str = "vendor";
@@ -73,7 +74,8 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         default_secret: false,
         on_reflect: OnReflect::Redact,
         metrics: Metrics::new().integration(NAME),
-        rate: None,
+        share: Arc::new(Share::new(0, None, None, None)),
+        hosts: None,
     }])
 });
 
@@ -91,6 +93,7 @@ pub fn rules() -> TokenRules {
         customer_claim: Claim::named("customer_id"),
         customer_prefix: String::new(),
         secret_claim: Claim::named("secret"),
+        secrets_claim: Claim::named("secrets"),
         max_lifetime: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(LEEWAY),
     };

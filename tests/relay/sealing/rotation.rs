@@ -13,7 +13,7 @@ use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::kms::{self, KeyContext, Kms, KmsError, Shown};
-use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, RequestId, SecretId};
+use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, Policy, RequestId, SecretId};
 use relay::seal::jobs::{Habits, Job, Jobs, Work};
 use relay::seal::{NewSecret, SealError, SealTarget, Sealer, Was};
 use relay::secret::Secret;
@@ -36,12 +36,16 @@ fn target(name: &str, origin: &str) -> SealTarget {
         scrub_off_danger: false,
         optional: false,
         pem: false,
+        pattern: None,
     };
     SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),
+        per_customer: None,
         fields: vec![field],
         client_certificate: None,
+        rate: None,
+        concurrency: None,
     }
 }
 
@@ -123,6 +127,7 @@ impl Bench {
             label: "Bot".to_owned(),
             fields: value(text),
             expires_at: None,
+            policy: Policy::default(),
             idempotency: None,
         };
         self.sealer.add(new).await.unwrap().id
@@ -299,6 +304,7 @@ async fn writers_and_readers_go_on_while_keys_are_renewed() {
                         label: "Bot".to_owned(),
                         fields: value(&text),
                         expires_at: None,
+                        policy: Policy::default(),
                         idempotency: None,
                     };
                     match sealer.add(new).await {

@@ -10,7 +10,7 @@ use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
 use relay::kms::{self, KeyContext, Kms, KmsError};
-use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, SecretId, State};
+use relay::model::{Customer, DataKeyId, FieldName, IntegrationName, Origin, Policy, SecretId, State};
 use relay::seal::{NewSecret, SealError, SealTarget, Sealer};
 use relay::secret::{DataKey, Secret};
 use relay::store::memory::Memory;
@@ -31,12 +31,21 @@ fn setting(name: &str, secret: bool, scrub_off_danger: bool) -> FieldSetting {
         scrub_off_danger,
         optional: false,
         pem: false,
+        pattern: None,
     }
 }
 
 fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
     let origin = Origin::parse(origin).unwrap();
-    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, fields, client_certificate: None }
+    SealTarget {
+        name: IntegrationName::parse(name).unwrap(),
+        origin,
+        per_customer: None,
+        fields,
+        client_certificate: None,
+        rate: None,
+        concurrency: None,
+    }
 }
 
 fn targets() -> Vec<SealTarget> {
@@ -65,6 +74,7 @@ fn new(integration: &str, fields: &[(&str, &str)]) -> NewSecret {
         label: "Acme bot".to_owned(),
         fields: values(fields),
         expires_at: None,
+        policy: Policy::default(),
         idempotency: None,
     }
 }
