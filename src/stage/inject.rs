@@ -133,7 +133,6 @@ fn plant(
             continue;
         }
         let Rendered { text, encoded } = render(&placement.value, credential)?;
-        planting.rendered.extend(encoded);
         let escaped = match &placement.at {
             Where::Header(name) => {
                 headers.insert(name.clone(), header_value(text)?);
@@ -148,7 +147,12 @@ fn plant(
             }
             Where::Path(_) => None,
         };
-        planting.rendered.extend(escaped);
+        for form in [encoded, escaped].into_iter().flatten() {
+            // What is no secret may stand in an answer.
+            if placement.value.fields().into_iter().any(|name| credential.is_secret(name)) {
+                planting.rendered.push(form);
+            }
+        }
     }
     if !cookies.is_empty() {
         let pairs: Vec<&[u8]> =

@@ -72,7 +72,7 @@ impl Target {
                         return Err(leaves(name.as_str()));
                     }
                     let encoded = percent_encoded(value, IN_SEGMENT);
-                    if encoded.as_slice() != value {
+                    if encoded.as_slice() != value && credential.is_secret(name) {
                         rendered.push(kept(&encoded));
                     }
                     pieces.push(encoded);
