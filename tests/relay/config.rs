@@ -89,6 +89,7 @@ fn a_good_file_becomes_what_it_says_with_the_defaults_of_the_rest() {
     assert!(erp.fields.first().unwrap().spec.secret && !erp.cookies && !erp.isolate_customers);
     assert_eq!(erp.on_reflect, OnReflect::Redact);
     assert!(erp.rate.is_none() && erp.allow.is_empty() && !erp.plaintext_danger);
+    assert_eq!((erp.body_limit, erp.default_secret), (1024 * 1024, false));
 }
 
 #[test]
@@ -396,6 +397,7 @@ fn what_is_worth_a_look_is_a_warning_and_no_error() {
         ("inject =", "fields = { token = { secret = false } }\ninject =", "nothing is scrubbed from answers"),
         ("inject =", "private_cidrs = [\"0.0.0.0/0\"]\ninject =", "opens every private address"),
         ("inject =", "plaintext_danger = true\ninject =", "changes nothing for an https upstream"),
+        ("inject =", "body_limit = 2048\ninject =", "body_limit changes nothing"),
         ("file:jwks.json", "file:other.json", "the file of [callers] jwks does not exist"),
         ("env:ADMIN", "env:UNSET", "the variable of [admin] token is not set"),
     ];

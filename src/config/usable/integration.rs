@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::super::rule::Rule;
 use super::super::written::{Given, Table, Written};
-use super::super::{Integration, OnReflect, Timeouts};
+use super::super::{Integration, OnReflect, Placement, Timeouts};
 use super::doors::Doors;
 use super::{fields, placement, server, upstream};
 use crate::model::{IntegrationName, Origin};
@@ -71,7 +71,7 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
     let rate = written.whole_if_given(table, "rate", 1..=1_000_000);
     let default_secret = written.choice(table, "default_secret", &[("only", true)], &[]);
-    let body_limit = written.whole(table, "body_limit", 1024..=16 * 1024 * 1024, 1024 * 1024);
+    let body_limit = body_limit(written, table, &inject);
     let (origin, base_path) = address?;
     Some(Integration {
         name: IntegrationName::parse("unnamed").ok()?,
@@ -99,6 +99,15 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         default_secret: default_secret.unwrap_or(false),
         body_limit: usize::try_from(body_limit).ok()?,
     })
+}
+
+/// The most bytes of a body that are collected; worth a look where none ever is.
+fn body_limit(written: &mut Written<'_>, table: &Table<'_>, inject: &[Placement]) -> u64 {
+    if table.entry("body_limit").is_some() && !inject.iter().any(Placement::is_in_body) {
+        let message = format!("{} body_limit changes nothing: no body is collected here", table.shown);
+        written.findings.warning(&table.place_of("body_limit"), message, "leave it away");
+    }
+    written.whole(table, "body_limit", 1024..=16 * 1024 * 1024, 1024 * 1024)
 }
 
 /// A host name of relay's own: letters, digits, dots and hyphens, as a `Host` field names it without its port.
