@@ -145,7 +145,6 @@ fn plant(
             Err(_) if is_left_out(&placement.value, credential, grant.route()) => continue,
             rendered => rendered?,
         };
-        planting.rendered.extend(encoded);
         let escaped = match &placement.at {
             Where::Header(name) => {
                 headers.insert(name.clone(), header_value(text)?);
@@ -160,7 +159,12 @@ fn plant(
             }
             Where::Path(_) => None,
         };
-        planting.rendered.extend(escaped);
+        for form in [encoded, escaped].into_iter().flatten() {
+            // What is no secret may stand in an answer.
+            if placement.value.fields().into_iter().any(|name| credential.is_secret(name)) {
+                planting.rendered.push(form);
+            }
+        }
     }
     if !cookies.is_empty() {
         let pairs: Vec<&[u8]> =

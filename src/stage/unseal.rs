@@ -25,6 +25,11 @@ impl Credential {
         self.fields.iter().find(|field| field.spec.name == *name).map(|field| &field.value)
     }
 
+    /// Whether a field is declared secret.
+    pub fn is_secret(&self, name: &FieldName) -> bool {
+        self.fields.iter().any(|field| field.spec.secret && field.spec.name == *name)
+    }
+
     /// The fields declared secret: what is scrubbed from the answer.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.fields.iter().filter(|field| field.spec.secret).map(|field| &field.value)

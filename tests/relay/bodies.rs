@@ -163,7 +163,7 @@ fn a_body_over_the_limit_is_refused_at_once_or_as_soon_as_it_is_passed() {
 
 #[test]
 fn an_upload_holds_no_connection_and_ends_by_silence_or_revocation() {
-    let rig = placing(r#"{ json = "/token", value = "{token}" }"#, "timeout = { idle = \"400ms\" }");
+    let rig = placing(r#"{ json = "/token", value = "{token}" }"#, "timeout = { idle = \"1s\" }");
     let id = rig.secret("acme");
     let mut silent = begin(&rig, &id, "content-length: 10\r\n");
     silent.send("{\"a\"");
@@ -173,7 +173,7 @@ fn an_upload_holds_no_connection_and_ends_by_silence_or_revocation() {
     cut.stream.shutdown(std::net::Shutdown::Both).unwrap();
     let mut slow = begin(&rig, &id, "content-length: 8\r\n");
     for piece in ["{\"a", "\":1", " }"] {
-        std::thread::sleep(Duration::from_millis(250));
+        std::thread::sleep(Duration::from_millis(400));
         assert_eq!(rig.vendor.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
         slow.send(piece);
     }

@@ -89,6 +89,7 @@ fn a_good_file_becomes_what_it_says_with_the_defaults_of_the_rest() {
     assert!(erp.fields.first().unwrap().spec.secret && !erp.cookies && !erp.isolate_customers);
     assert_eq!(erp.on_reflect, OnReflect::Redact);
     assert!(erp.rate.is_none() && erp.allow.is_empty() && !erp.plaintext_danger);
+    assert_eq!((erp.body_limit, erp.default_secret), (1024 * 1024, false));
 }
 
 #[test]
@@ -270,10 +271,10 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("inject = [{", r#"inject = [{ header = "X_a", value = "{token}" }, { header = "x-A", value = "1" }, {"#, "21:61: inject of [integrations.erp] names the header x-a twice | leave one; - and _ count as the same letter"),
     (r#"header = "authorization""#, r#"header = "authorization", query = "key""#, "21:39: inject of [integrations.erp] names two places in one: header and query | write { } round each with its value"),
     (r#"header = "authorization""#, r#"query = """#, r#"21:21: inject of [integrations.erp] query is empty | write query = "api_key""#),
-    (r#"header = "authorization""#, r#"query = "a b""#, r#"21:21: inject of [integrations.erp]: this is not a parameter's name: it is 1 to 128 visible ASCII characters | write query = "api_key""#),
+    (r#"header = "authorization""#, r#"query = "a\tb""#, r#"21:21: inject of [integrations.erp]: this is not a parameter's name: it is 1 to 128 bytes of ASCII without control characters | write query = "api_key""#),
     (r#"header = "authorization""#, r#"cookie = "a;b""#, r#"21:22: inject of [integrations.erp]: this is not a cookie's name: it is letters, digits, - and _ | write cookie = "session""#),
     (r#"header = "authorization""#, r#"json = "token""#, r#"21:20: inject of [integrations.erp]: this is not a pointer to a member: a pointer (RFC 6901) begins with a slash | write json = "/auth/token""#),
-    (r#"header = "authorization""#, r#"body = "token""#, r#"21:13: unknown key "body" in inject of [integrations.erp] | the keys here are header, query, path, cookie, json, form, value"#),
+    (r#"header = "authorization""#, r#"header = "authorization", body = "token""#, r#"21:39: unknown key "body" in inject of [integrations.erp] | the keys here are header, query, path, cookie, json, form, value"#),
     (r#"header = "authorization""#, r#"path = "/bot{token}""#, r#"21:35: inject of [integrations.erp]: a path is its own value | write path = "/bot{token}" and leave value away"#),
     (r#"header = "authorization", value = "Bearer {token}""#, r#"path = "bot{token}""#, r#"21:20: inject of [integrations.erp]: it does not begin with a slash | write path = "/bot{token}""#),
     (r#"header = "authorization", value = "Bearer {token}""#, r#"path = "/v1/bot""#, "21:20: inject of [integrations.erp]: this path has no field in it | write a fixed path behind upstream"),
@@ -283,7 +284,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (r#"header = "authorization", value = "Bearer {token}""#, r#"query = "api_key", value = "sk-live""#, r#"21:40: inject of [integrations.erp]: a credential may not stand in relay.toml itself | name a field: value = "Bearer {token}", and replace this credential"#),
     (r#"header = "authorization", value = "Bearer {token}""#, r#"json = "/a", value = "{token}" }, { form = "b", value = "{token}""#, "21:56: inject of [integrations.erp] has json beside form: a body is only one of them | leave one"),
     (r#"header = "authorization", value = "Bearer {token}""#, r#"json = "/a", value = "{token}" }, { json = "/a/b", value = "{token}""#, "21:56: inject of [integrations.erp] has two JSON pointers of which one leads through the other | leave one"),
-    (r#"header = "authorization", value = "Bearer {token}""#, r#"path = "/{token}" }, { path = "/a{token}""#, "21:45: inject of [integrations.erp] has two paths | write one with both in it"),
+    (r#"header = "authorization", value = "Bearer {token}""#, r#"path = "/{token}" }, { path = "/a{token}""#, "21:43: inject of [integrations.erp] has two paths | write one with both in it"),
     (r#"header = "authorization", value = "Bearer {token}""#, r#"query = "k", value = "{token}" }, { query = "k", value = "{token}""#, "21:57: inject of [integrations.erp] names the parameter k twice | leave one"),
     (r#"header = "authorization", value = "Bearer {token}""#, r#"header = "cookie", value = "a={token}" }, { cookie = "b", value = "{token}""#, "21:66: inject of [integrations.erp] has the header cookie beside a cookie | write each cookie by its name"),
     ("Bearer {token}", "base64({token}", r#"21:47: inject of [integrations.erp]: base64( ends the template with its ) | write how its value is built: value = "Bearer {token}""#),
@@ -455,6 +456,7 @@ fn what_is_worth_a_look_is_a_warning_and_no_error() {
         ("inject =", "fields = { token = { secret = false } }\ninject =", "nothing is scrubbed from answers"),
         ("inject =", "private_cidrs = [\"0.0.0.0/0\"]\ninject =", "opens every private address"),
         ("inject =", "plaintext_danger = true\ninject =", "changes nothing for an https upstream"),
+        ("inject =", "body_limit = 2048\ninject =", "body_limit changes nothing"),
         ("file:jwks.json", "file:other.json", "the file of [callers] jwks does not exist"),
         ("env:ADMIN", "env:UNSET", "the variable of [admin] token is not set"),
     ];

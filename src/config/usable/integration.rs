@@ -12,7 +12,7 @@ use super::super::report::Place;
 use super::super::rule::Rule;
 use super::super::upstream::UpstreamTemplate;
 use super::super::written::{Given, Table, Written};
-use super::super::{FieldSetting, Integration, OnReflect, Timeouts};
+use super::super::{FieldSetting, Integration, OnReflect, Placement, Timeouts};
 use super::doors::Doors;
 use super::{fields, per_customer, placement, server, signing, upstream};
 use crate::model::{IntegrationName, Origin};
@@ -78,7 +78,8 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let on_reflect = written.choice(table, "on_reflect", &reflect, &[]).unwrap_or(OnReflect::Redact);
     let Pace { rate, burst, concurrency } = pace(written, table);
     let default_secret = written.choice(table, "default_secret", &[("only", true)], &[]);
-    let body_limit = written.whole(table, "body_limit", 1024..=16 * 1024 * 1024, 1024 * 1024);
+    let collects = sign.is_some() || inject.iter().any(Placement::is_in_body);
+    let body_limit = body_limit(written, table, collects);
     let Address { origin, base_path, per_customer } = address?;
     Some(Integration {
         name: IntegrationName::parse("unnamed").ok()?,
@@ -135,6 +136,15 @@ fn pace(written: &mut Written<'_>, table: &Table<'_>) -> Pace {
     let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
     let concurrency = concurrency.and_then(|number| usize::try_from(number).ok());
     Pace { rate: small(rate), burst: small(burst), concurrency }
+}
+
+/// The most bytes of a body that are collected; worth a look where none ever is.
+fn body_limit(written: &mut Written<'_>, table: &Table<'_>, collects: bool) -> u64 {
+    if table.entry("body_limit").is_some() && !collects {
+        let message = format!("{} body_limit changes nothing: no body is collected here", table.shown);
+        written.findings.warning(&table.place_of("body_limit"), message, "leave it away");
+    }
+    written.whole(table, "body_limit", 1024..=16 * 1024 * 1024, 1024 * 1024)
 }
 
 /// A host name of relay's own: letters, digits, dots and hyphens, as a `Host` field names it without its port.

@@ -215,7 +215,7 @@ fn named(written: &mut Written<'_>, table: &Table<'_>, kind: &str) -> Option<Giv
     };
     let given = written.needed_text(table, kind, fix)?;
     let name = given.value;
-    let plain = name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let plain = name.len() <= 128 && name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     let at = match kind {
         "json" => Pointer::parse(&name).map(Where::Json),
         "query" if plain => Ok(Where::Query(name)),
@@ -223,7 +223,7 @@ fn named(written: &mut Written<'_>, table: &Table<'_>, kind: &str) -> Option<Giv
         // A cookie's name is a token, as a header's is (RFC 6265 section 4.1.1).
         "cookie" if plain && HeaderName::from_bytes(name.as_bytes()).is_ok() => Ok(Where::Cookie(name)),
         "cookie" => Err("it is letters, digits, - and _"),
-        _ => Err("it is 1 to 128 visible ASCII characters"),
+        _ => Err("it is 1 to 128 bytes of ASCII without control characters"),
     };
     match at {
         Ok(value) => Some(Given { value, place: given.place }),

@@ -124,7 +124,8 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     let permit = limits::admit(rules.in_flight, &route.share, &identity.customer)?;
     let id = match which_secret(matched.reference(), &identity)? {
         Some(id) => id,
-        None if route.default_secret => only::secret(rules.records, &identity, &route).await?,
+        // Boxed, so that a request that names its secret does not carry the room for it.
+        None if route.default_secret => Box::pin(only::secret(rules.records, &identity, &route)).await?,
         None => return Err(unnamed()),
     };
     let generation = rules.leases.generation();

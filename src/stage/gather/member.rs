@@ -48,7 +48,7 @@ pub fn joint(text: &str, pointer: &Pointer) -> Result<Joint, &'static str> {
 
 /// Where `part`, a piece of `text`, begins in it.
 fn offset(text: &str, part: &str) -> usize {
-    (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize)
+    part.as_ptr().addr().saturating_sub(text.as_ptr().addr())
 }
 
 /// One object of the text.

@@ -42,10 +42,12 @@ impl Target {
     /// Adds a parameter to the query; its rendered form, where that differs from `text`.
     pub(super) fn parameter(&mut self, grant: &Grant, name: &str, text: &[u8]) -> Option<Secret> {
         let value = percent_encoded(text, b"");
-        let parameter = joined(&[&percent_encoded(name.as_bytes(), b""), b"=", &value]);
+        let escaped = percent_encoded(name.as_bytes(), b"");
+        let parameter = joined(&[&escaped, b"=", &value]);
         let query = grant.matched().query().unwrap_or_default().as_bytes();
         let written = parameters::values(query, name).next().unwrap_or_default();
-        let known = format!("{name}={}", String::from_utf8_lossy(written));
+        let known = [&escaped, &b"="[..], written].concat();
+        let known = String::from_utf8_lossy(&known).into_owned();
         self.echoes.push(Echo { sent: kept(&parameter), known });
         self.parameters.push(parameter);
         (value.as_slice() != text).then(|| kept(&value))
@@ -72,7 +74,7 @@ impl Target {
                         return Err(leaves(name.as_str()));
                     }
                     let encoded = percent_encoded(value, IN_SEGMENT);
-                    if encoded.as_slice() != value {
+                    if encoded.as_slice() != value && credential.is_secret(name) {
                         rendered.push(kept(&encoded));
                     }
                     pieces.push(encoded);

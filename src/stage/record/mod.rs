@@ -276,7 +276,9 @@ impl Trail {
             event.origin = Some(&known.frozen.as_ref().unwrap_or(route).origin_text);
         }
         event.method = Some(self.method.as_str());
-        event.path = Some(known.matched.as_ref().map_or("", Matched::rest));
+        // Where a path placement's segments are missing, the key may stand anywhere in it.
+        let matched = known.matched.as_ref().filter(|matched| !matched.lacks_slot());
+        event.path = Some(matched.map_or("", Matched::rest));
         if kind != Kind::Intent {
             event.status = (outcome.status != 0).then_some(outcome.status);
             event.code = outcome.code;
