@@ -286,7 +286,7 @@ fn what_does_not_fit_an_entry_any_more_is_said_at_its_use() {
     let own = "[integrations.x]\nuse = \"catalog:twilio\"\ninject = [{ header = \"a\", value = \"{auth_token}\" }]\n";
     let (_, report) = judged(own, &[]);
     let said = report.to_string();
-    let wanted = "warning: no placement uses the field \"account_sid\" (from catalog:twilio)\n   19 | use = \"catalog:twilio\"";
+    let wanted = "warning: no placement uses the field \"account_sid\" (from catalog:twilio: account_sid)\n   19 | use = \"catalog:twilio\"";
     assert!(said.contains(wanted), "{said}");
 }
 
