@@ -219,7 +219,8 @@ use = "catalog:github"
     let gl = &usable(own).integrations[0];
     assert_eq!(gl.origin.to_string(), "https://git.acme.example", "a text is replaced");
     assert!(!gl.rewrite_json, "and a list, also by an empty one");
-    assert_eq!((gl.inject.len(), gl.inject[0].header.as_str()), (1, "authorization"));
+    let inject = format!("{:?}", gl.inject);
+    assert!(inject.contains("authorization") && !inject.contains("private-token"), "{inject}");
     assert_eq!(gl.allow.len(), 2, "the rest stays");
 }
 
