@@ -28,7 +28,10 @@ pub(super) fn fields(
             std::io::stdin().read_line(&mut line).map_err(Failure::failed)?;
             Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned())
         };
-        values.insert(field.spec.name.to_string(), value);
+        // Nothing typed is no value: what relay needs, it asks for by name.
+        if !value.is_empty() {
+            values.insert(field.spec.name.to_string(), value);
+        }
     }
     Ok(values)
 }

@@ -207,7 +207,14 @@ impl Walk<'_> {
             let value = masked(kind, Value::from(value));
             return Some((value, Origin::Variable { name: variable.to_owned() }));
         }
-        let Some(entry) = entry else { return default(pattern, key).map(|value| (value, Origin::Default)) };
+        let Some(entry) = entry else {
+            let name =
+                path.rsplit('.').next().filter(|_| (pattern, key) == ("integrations.*.fields.*", "label"));
+            return name
+                .map(Value::from)
+                .or_else(|| default(pattern, key))
+                .map(|value| (value, Origin::Default));
+        };
         let value = plain(entry.get_ref(), &format!("{pattern}.{key}"));
         let origin = self.origin(entry.span().start);
         // What the catalogue says is no secret.

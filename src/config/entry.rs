@@ -40,7 +40,7 @@ pub(super) fn settle<'d>(
                 unsettled.push(name.get_ref().to_string());
             }
             Ok(entry) => {
-                let base = findings.lend(entry.name, &place, entry.text.len());
+                let base = findings.lend(entry.name, entry.text, &place);
                 if let Some(below) = settings(entry, base) {
                     *own = merged(below, std::mem::take(own));
                 }

@@ -184,7 +184,22 @@ pub(super) struct Findings {
 struct Lent {
     bytes: Range<usize>,
     entry: &'static str,
+    text: &'static str,
     place: Place,
+}
+
+impl Lent {
+    /// ` (from catalog:slack: "https://slack.com/api")`; what the catalogue says is no secret.
+    fn said(&self, bytes: &Range<usize>) -> String {
+        let inside = bytes.start.saturating_sub(self.bytes.start)..bytes.end.saturating_sub(self.bytes.start);
+        let quoted = self.text.get(inside).filter(|text| text.len() <= 80 && !text.contains('\n'));
+        format!(
+            " (from catalog:{}{}{})",
+            self.entry,
+            if quoted.is_some() { ": " } else { "" },
+            quoted.unwrap_or_default()
+        )
+    }
 }
 
 impl Findings {
@@ -195,10 +210,10 @@ impl Findings {
 
     /// Numbers the bytes of a catalogue entry behind everything so far, and returns the first. What is found
     /// in them is told at `place`, where the entry is used.
-    pub(super) fn lend(&mut self, entry: &'static str, place: &Place, length: usize) -> usize {
+    pub(super) fn lend(&mut self, entry: &'static str, text: &'static str, place: &Place) -> usize {
         let base = self.end + 1;
-        self.end = base + length;
-        self.lent.push(Lent { bytes: base..self.end, entry, place: place.clone() });
+        self.end = base + text.len();
+        self.lent.push(Lent { bytes: base..self.end, entry, text, place: place.clone() });
         base
     }
 
@@ -223,9 +238,7 @@ impl Findings {
         if let Place::Bytes(bytes) = &place
             && let Some(lent) = self.lent.iter().find(|lent| lent.bytes.contains(&bytes.start))
         {
-            message.push_str(" (from catalog:");
-            message.push_str(lent.entry);
-            message.push(')');
+            message.push_str(&lent.said(bytes));
             place = lent.place.clone();
         }
         if self.found.len() < MOST {

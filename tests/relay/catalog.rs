@@ -219,7 +219,8 @@ use = "catalog:github"
     let gl = &usable(own).integrations[0];
     assert_eq!(gl.origin.to_string(), "https://git.acme.example", "a text is replaced");
     assert!(!gl.rewrite_json, "and a list, also by an empty one");
-    assert_eq!((gl.inject.len(), gl.inject[0].header.as_str()), (1, "authorization"));
+    let inject = format!("{:?}", gl.inject);
+    assert!(inject.contains("authorization") && !inject.contains("private-token"), "{inject}");
     assert_eq!(gl.allow.len(), 2, "the rest stays");
 }
 
@@ -286,7 +287,7 @@ fn what_does_not_fit_an_entry_any_more_is_said_at_its_use() {
     let own = "[integrations.x]\nuse = \"catalog:twilio\"\ninject = [{ header = \"a\", value = \"{auth_token}\" }]\n";
     let (_, report) = judged(own, &[]);
     let said = report.to_string();
-    let wanted = "warning: no placement uses the field \"account_sid\" (from catalog:twilio)\n   19 | use = \"catalog:twilio\"";
+    let wanted = "warning: no placement uses the field \"account_sid\" (from catalog:twilio: account_sid)\n   19 | use = \"catalog:twilio\"";
     assert!(said.contains(wanted), "{said}");
 }
 

@@ -23,7 +23,7 @@ fn find<'a>(settings: &'a [Setting], table: &str, key: &str) -> &'a Setting {
 #[test]
 fn each_value_is_told_with_where_it_comes_from() {
     let text = format!(
-        "{GENERAL}[integrations.gh]\nuse = \"catalog:github\"\nrate = 5\nfields.token.label = \"Robot\"\n"
+        "{GENERAL}[integrations.gh]\nuse = \"catalog:github\"\nrate = 5\nfields.token.label = \"Robot\"\nfields.bare = {{}}\n"
     );
     let (settings, report) = effective(&text, &[("RELAY__SERVER__GRACE", "7s")]);
     assert_eq!(report.errors(), 0, "{report}");
@@ -52,6 +52,7 @@ fn each_value_is_told_with_where_it_comes_from() {
         ("integrations.gh.fields.token", "label", "\"Robot\"", line(21), "over the entry"),
         ("integrations.gh.fields.token", "example", "\"github_pat_...\"", catalog, "below it"),
         ("integrations.gh.fields.token", "secret", "true", Origin::Default, "in a table of the entry"),
+        ("integrations.gh.fields.bare", "label", "\"bare\"", Origin::Default, "a field's own name"),
         ("integrations.gh.timeout", "idle", "\"5m\"", Origin::Default, "in a table that is not there"),
     ];
     for (table, key, value, origin, what) in rows {

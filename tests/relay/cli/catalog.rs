@@ -116,3 +116,24 @@ fn a_field_that_is_missing_is_asked_for_in_the_words_of_the_configuration() {
     let wanted = "Password, such as pw-...; see https://erp.example/keys";
     assert!(err(&output).contains(wanted), "{}", err(&output));
 }
+
+#[test]
+fn an_entry_carries_a_request_and_what_it_denies_is_denied() {
+    let mut home = Home::new();
+    let file = home.path("relay.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let own = format!(
+        "\n[integrations.hub]\nuse = \"catalog:github\"\nupstream = \"https://localhost:{}/api\"\nca_file = \"ca.pem\"\n\
+         private_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n",
+        home.vendor.port
+    );
+    std::fs::write(&file, text + &own).unwrap();
+    home.run();
+    let value = format!("{}\n", home.canary.text());
+    let add = ["secret", "add", "--customer", "acme", "--integration", "hub"];
+    let id = home.ok(&add, Some(value.as_bytes())).trim_end().to_owned();
+    let token = home.token("acme");
+    assert_eq!(home.get(&format!("/hub/{id}/user"), &token).status, 200);
+    assert_eq!(home.vendor.last().all("authorization"), [format!("Bearer {}", home.canary.text())]);
+    assert_eq!(home.get(&format!("/hub/{id}/applications/x"), &token).code(), "request_denied");
+}
