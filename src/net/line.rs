@@ -15,6 +15,7 @@ use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use rustls::AlertDescription;
 use tokio::time::Instant;
 
 use super::body::{Held, Meter, Outgoing, VendorBody};
@@ -64,6 +65,10 @@ pub enum SendError {
     /// A reused connection was closed before any byte of an answer; the request had no body.
     #[error("the vendor closed a reused connection without an answer")]
     ClosedEarly,
+    /// The vendor ended TLS with an alert instead of an answer: with TLS 1.3 it says only then that it does not take
+    /// the certificate that it was shown, or that it wants one.
+    #[error("{0}")]
+    Tls(String),
     /// The vendor broke the connection or sent no valid answer.
     #[error("{0}")]
     Broken(String),
@@ -190,6 +195,9 @@ impl Line {
     }
 
     fn failed(&self, mut failure: TrySendError<Request<Outgoing>>, silent: bool, meter: &Meter) -> SendError {
+        if let Some(alert) = alert(failure.error()).filter(|_| silent && !self.reused) {
+            return SendError::Tls(format!("the vendor ended TLS with {alert:?}"));
+        }
         if let Some(request) = failure.take_message() {
             return SendError::Unsent(Box::new(request));
         }
@@ -225,6 +233,15 @@ fn is_closing(error: &hyper::Error) -> bool {
         source = cause.source();
     }
     error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+}
+
+/// The TLS alert (RFC 8446 section 6.2) that ended the connection, if that was it.
+fn alert(error: &hyper::Error) -> Option<AlertDescription> {
+    let io = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    match io.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
 }
 
 fn chain(error: &hyper::Error) -> String {

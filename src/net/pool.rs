@@ -109,13 +109,8 @@ impl Pool {
         Ok(Line::new(way, Rc::clone(&self.0), Arc::clone(upstream), customer.clone(), false))
     }
 
-    /// Closes the idle connections that were made with an identity of this secret, or of any, and lends those
-    /// that are in use to nobody else.
-    pub fn revoke(&self, secret: Option<SecretId>) {
-        self.0.revoke(secret);
-    }
-
-    /// The same, for as long as the pool lives.
+    /// Closes the idle connections that were made with an identity of this secret, or of any, and lends those that
+    /// are in use to nobody else; false once the pool is gone.
     pub fn revoker(&self) -> impl Fn(Option<SecretId>) -> bool + use<> {
         let shelf = Rc::downgrade(&self.0);
         move |secret| shelf.upgrade().map(|shelf| shelf.revoke(secret)).is_some()

@@ -62,6 +62,7 @@ impl From<SendError> for Refusal {
         let code = match &error {
             SendError::Timeout(_) => Code::VendorTimeout,
             SendError::Upload(_) => Code::RequestMalformed,
+            SendError::Tls(_) => Code::VendorTls,
             SendError::Unsent(_) | SendError::ClosedEarly | SendError::Broken(_) => Code::VendorBroken,
         };
         Self::from(code).because(error.to_string())

@@ -194,9 +194,38 @@ fn a_vendor_refuses_another_authoritys_certificate_and_the_app_learns_no_more() 
     let (rig, _ended) = demanding(&authority);
     let id = secret(&rig, "acme", &foreign.issue("acme", ClientAuth));
     let answer = get(&rig, "acme", &id);
-    assert_eq!(answer.status, 502, "{}", answer.text());
-    assert!(matches!(answer.code(), "vendor_tls" | "vendor_broken"), "{}", answer.text());
+    refused(&answer, Code::VendorTls);
     assert!(rig.vendor.requests().is_empty());
+}
+
+#[test]
+fn a_websocket_shows_the_certificate_too_and_its_connection_serves_nothing_else() {
+    let authority = Certificates::new();
+    let (config, ca_pem) = identity_demanding(&["localhost"], Some(authority.ca_pem()));
+    let (vendor, _ended) = Vendor::with((*config).clone(), ca_pem, |request, out| {
+        let seen = out.conn.peer_certificates().map(|chain| hash(&chain[0])).unwrap_or_default();
+        if request.header("upgrade").is_some() {
+            let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+            let fields =
+                format!("upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}");
+            vendor::raw(out, format!("HTTP/1.1 101 S\r\n{fields}\r\nx-seen: {seen}\r\n\r\n").as_bytes());
+        } else {
+            vendor::answer(out, 200, &[], seen.as_bytes());
+        }
+    });
+    let rig = before(vendor, &format!("websocket = true\n{INTEGRATION}"));
+    let pair = authority.issue("acme", ClientAuth);
+    let (id, token) = (secret(&rig, "acme", &pair), rig.token("acme"));
+    assert_eq!(get(&rig, "acme", &id).text(), hash_of(&pair.0));
+    let mut client = rig.client();
+    client.send(&format!(
+        "GET /vendor/{id}/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: Upgrade\r\n\
+         upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ));
+    let (status, fields) = client.head();
+    assert_eq!(status, 101);
+    assert!(fields.contains(&("x-seen".to_owned(), hash_of(&pair.0))), "{fields:?}");
+    assert_eq!(rig.vendor.last().connection, 1, "another connection than the one that stands idle");
 }
 
 #[test]
