@@ -28,6 +28,7 @@ use crate::jwks::{IssuerKeys, IssuerState, Times};
 use crate::kms::Kms;
 use crate::kms::cached::{Called, DataKeys, Settings};
 use crate::kms::keyring::Keyring;
+use crate::lifecycle::{self, Lifecycle};
 use crate::listen::station::Station;
 use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
 use crate::metrics::Metrics;
@@ -44,7 +45,7 @@ use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::store::Store;
 
-use corridor::{routes, surroundings};
+use corridor::{plans, routes, surroundings};
 use doors::Doors;
 use generation::Generation;
 use providers::{open_keyring, open_log, open_sink, open_store};
@@ -59,6 +60,8 @@ const APP_STALLED: Duration = Duration::from_secs(300);
 const GOODBYES: Duration = Duration::from_millis(250);
 /// How often the store is told which secrets were used.
 const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How long renewals under way have to keep what the vendor gave.
+const RENEWALS: Duration = Duration::from_secs(2);
 /// How long workers may take to end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -111,6 +114,7 @@ pub struct Running {
     background: Background,
     generation: Generation,
     records: Records,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// What runs beside the requests and stops before the audit does. Where it is stands in the store.
@@ -148,9 +152,18 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let routes = routes(&config.integrations, &metrics, &own, &control)?;
+    let plans = plans(&config.integrations, &routes, &own, &control)?;
     let surroundings = surroundings(&config, &own);
     let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
+    let parts = lifecycle::Parts {
+        sealer: sealer.clone(),
+        chain: log.chain(),
+        metrics: metrics.clone(),
+        control: control.clone(),
+    };
+    let lifecycle = Arc::new(Lifecycle::new(plans, parts));
     let shared = Arc::new(Shared {
+        lifecycle: lifecycle.clone(),
         routes,
         token_rules,
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
@@ -193,6 +206,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         background,
         generation,
         records,
+        lifecycle,
     })
 }
 
@@ -270,6 +284,7 @@ impl Running {
         while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < last {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        self.lifecycle.settled(RENEWALS).await;
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
         let Background { jobs, generation, uses } = self.background;
@@ -416,6 +431,7 @@ fn api(
     Admin {
         token,
         failures: admin::Failures::default(),
+        lifecycle: running.shared.lifecycle.clone(),
         sealer,
         jobs,
         store,

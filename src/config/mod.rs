@@ -12,6 +12,7 @@ mod fetched;
 mod keys;
 mod kms;
 mod listen;
+pub mod renewal;
 mod report;
 pub mod rule;
 mod suggest;
@@ -22,6 +23,7 @@ mod written;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -273,6 +275,10 @@ pub struct Integration {
     pub on_reflect: OnReflect,
     /// Requests per customer and second, with a burst of as many; `None` is unlimited.
     pub rate: Option<u32>,
+    /// How its access tokens are had, if it has any.
+    pub renewal: Option<Arc<renewal::Renewal>>,
+    /// How a credential is tried before it is sealed.
+    pub verify: Option<renewal::Verify>,
 }
 
 /// One field of an integration's secrets.

@@ -29,3 +29,14 @@ pub fn check_value(value: &[u8]) -> Result<(), Malformed> {
     }
     Ok(())
 }
+
+/// Checks a value that is PEM (RFC 7468): a private key, which has lines. It never stands in a header: what is
+/// put there is asked about by [`check_value`] again.
+pub fn check_pem(value: &[u8]) -> Result<(), Malformed> {
+    let lines = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\r');
+    let framed = value.starts_with(b"-----BEGIN ") && value.trim_ascii_end().ends_with(b"-----");
+    if framed && value.len() <= LONGEST_VALUE && value.iter().all(lines) {
+        return Ok(());
+    }
+    Err(Malformed("it is not PEM"))
+}

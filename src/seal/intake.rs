@@ -6,7 +6,7 @@
 use super::SealError;
 use crate::clock::unix_seconds;
 use crate::config::FieldSetting;
-use crate::envelope::{SHORTEST_SCRUBBED, check_value};
+use crate::envelope::{Head, SHORTEST_SCRUBBED, check_pem, check_value};
 use crate::model::{Customer, FieldName, IntegrationName};
 use crate::secret::{Field, Secret};
 
@@ -25,6 +25,28 @@ pub struct NewSecret {
     /// What makes the same call again give the same secret: 1 to 255 bytes, for one customer and
     /// integration.
     pub idempotency: Option<String>,
+}
+
+/// Values that were checked and are not sealed yet.
+pub struct Judged {
+    pub(super) head: Head,
+    pub(super) fields: Vec<Field>,
+    /// It came with an idempotency key.
+    pub(super) repeatable: bool,
+    /// A new secret; else a new version of one.
+    pub(super) new: bool,
+}
+
+impl Judged {
+    /// What it will be: whose, for which integration, where it may go.
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The values, for the vendor's own judgement.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
 }
 
 /// Checks everything but the values.
@@ -53,7 +75,9 @@ pub(super) fn declared(
         let at = given.iter().position(|(given, _)| given == name);
         let (_, value) =
             at.map(|at| given.swap_remove(at)).ok_or_else(|| invalid(name.as_str(), "it is missing"))?;
-        check_value(value.expose()).map_err(|why| invalid(name.as_str(), why.0))?;
+        check_value(value.expose())
+            .or_else(|why| check_pem(value.expose()).map_err(|_| why))
+            .map_err(|why| invalid(name.as_str(), why.0))?;
         if setting.spec.secret && !setting.scrub_off_danger && value.len() < SHORTEST_SCRUBBED {
             let why = "it is under 8 bytes, too short to be scrubbed from answers: give a longer one, or set \
                        scrub = \"off_danger\" on the field";

@@ -55,7 +55,9 @@ impl Sealer {
             let past = past.into_iter().find(|past| past.version == to);
             let past = past.ok_or_else(|| refused(format!("there is no version {to}, or it was erased")))?;
             let (old, old_key) = at_hand.past_head(id, &past).await?;
-            if (&old.integration, &old.origin) != (&current.integration, &current.origin) {
+            let bound =
+                |head: &Head| (head.integration.clone(), head.origin.clone(), head.token_origin.clone());
+            if bound(&old) != bound(&current) {
                 let why = format!("version {to} is sealed for {} at {}", old.integration, old.origin);
                 return Err(refused(why));
             }
@@ -71,7 +73,7 @@ impl Sealer {
             next.fingerprint = old.fingerprint;
             touch(&mut next);
             let sealed = envelope::reseal((&old_key, &old.binding()), &past.sealed, (&key, &next.binding()))?;
-            match self.put(&next, &key, sealed.into(), Expected::Head(row.head)).await {
+            match self.put(&next, &key, (sealed.into(), None), Expected::Head(row.head)).await {
                 Err(SealError::Conflict) => {}
                 written => return written.map(|()| next.into()),
             }

@@ -97,6 +97,18 @@ pub fn inject(
     Ok(Armed { request, planted: Planted { credential, rendered } })
 }
 
+/// The head of a call of relay's own, with the credential in it and nothing of an app's.
+///
+/// # Errors
+/// As [`inject`].
+pub fn own_head(route: &Route, credential: &Credential) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::with_capacity(route.placements.len() + 2);
+    for placement in &route.placements {
+        headers.insert(placement.header.clone(), render(&placement.value, credential)?.0);
+    }
+    Ok(headers)
+}
+
 /// Whether no body at all must be said: many servers answer 411 to a POST without a length (RFC 9110
 /// section 8.6).
 fn wants_length(head: &Parts) -> bool {

@@ -16,7 +16,7 @@ use http::{HeaderName, HeaderValue};
 use crate::config::rule::Rule;
 use crate::config::{FieldSetting, OnReflect, Placement};
 use crate::metrics::IntegrationMetrics;
-use crate::model::{IntegrationName, Origin, SecretId};
+use crate::model::{FieldName, IntegrationName, Origin, SecretId};
 use crate::net::pool::Upstream;
 use crate::refusal::{Code, Refusal};
 
@@ -60,6 +60,16 @@ pub struct Route {
     pub metrics: IntegrationMetrics,
     /// Its limit per customer, if it has one.
     pub rate: Option<super::limits::Rate>,
+    /// Where its access tokens come from, if what goes out is one.
+    pub renewing: Option<Renewing>,
+}
+
+/// What an integration whose access tokens are renewed needs on a request's way.
+pub struct Renewing {
+    /// Where its secrets may go for tokens, beside the vendor's own origin.
+    pub token_origin: Option<Origin>,
+    /// The fields of the secret that go out beside the token; most have none, and then the secret stays sealed.
+    pub beside: Vec<FieldName>,
 }
 
 impl Route {

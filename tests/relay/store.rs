@@ -40,7 +40,7 @@ fn customer(name: &str) -> Customer {
 
 fn row(customer: &Customer, id: SecretId, version: u32, sealed: impl Into<Bytes>) -> SecretRow {
     let head = Bytes::from(format!("head {version}"));
-    SecretRow { customer: customer.clone(), id, version, head, sealed: sealed.into() }
+    SecretRow { customer: customer.clone(), id, version, head, sealed: sealed.into(), tokens: None }
 }
 
 // No two bytes of a piece repeat in step with the pieces, so that a swapped piece would show.

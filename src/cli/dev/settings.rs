@@ -116,6 +116,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         isolate_customers: false,
         on_reflect: OnReflect::Redact,
         rate: None,
+        renewal: None,
+        verify: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //! private address) is refused, so that no request has to be.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,7 +13,8 @@ use super::super::rule::Rule;
 use super::super::written::{Given, Table, Written};
 use super::super::{Integration, OnReflect, Timeouts};
 use super::doors::Doors;
-use super::{fields, placement, server, upstream};
+use super::renewal::Around;
+use super::{fields, login, placement, renewal, server, upstream};
 use crate::model::{IntegrationName, Origin};
 
 /// Reads every integration, in the order of the file.
@@ -50,8 +52,14 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
     let address = address(written, table, plaintext_danger, !private_cidrs.is_empty());
-    let fields = fields::fields(written, table);
-    let inject = placement::placements(written, table, &fields);
+    let declared = table.entry("fields").is_none().then(|| renewal::default_fields(table)).flatten();
+    let fields = declared.unwrap_or_else(|| fields::fields(written, table));
+    let around =
+        Around { upstream: address.as_ref(), plaintext: plaintext_danger && !private_cidrs.is_empty() };
+    let (renewal, elsewhere) = renewal::renewal(written, table, &fields, &around);
+    let verify = login::verify(written, table);
+    let seen: Vec<_> = fields.iter().cloned().chain(renewal::access_token(table)).collect();
+    let inject = placement::placements(written, table, &seen, &elsewhere);
     let allow = rules(written, table, "allow");
     let deny = rules(written, table, "deny");
     let ca_file = ca_file(written, table);
@@ -94,6 +102,8 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         rewrite_json,
         on_reflect,
         rate: rate.and_then(|rate| u32::try_from(rate).ok()),
+        renewal: renewal.map(Arc::new),
+        verify,
     })
 }
 

@@ -8,7 +8,9 @@ mod doors;
 mod fields;
 mod integration;
 mod kms;
+mod login;
 mod placement;
+mod renewal;
 mod server;
 mod upstream;
 

@@ -12,6 +12,7 @@ use super::super::suggest;
 use super::super::template::{Part, Template};
 use super::super::written::{Given, Table, Written};
 use super::super::{FieldSetting, Placement};
+use crate::model::FieldName;
 
 /// Headers that relay writes itself: framing, addressing and what belongs to one hop (RFC 9110 sections
 /// 7.2 and 7.6).
@@ -40,11 +41,13 @@ const CREDENTIALS: &[&str] = &["authorization", "cookie", "token", "secret", "pa
 /// Where else vendors want credentials; not built yet.
 const LATER: &[&str] = &["query", "path", "body", "basic", "form", "sigv4"];
 
-/// Reads `inject` against the integration's fields. Fields that no placement uses get a warning.
+/// Reads `inject` against the integration's fields. Fields that neither a placement nor what stands `elsewhere`
+/// uses get a warning.
 pub(super) fn placements(
     written: &mut Written<'_>,
     integration: &Table<'_>,
     fields: &[(FieldSetting, Place)],
+    elsewhere: &[FieldName],
 ) -> Vec<Placement> {
     if integration.entry("inject").is_none() {
         let fix = "write inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]";
@@ -72,8 +75,10 @@ pub(super) fn placements(
         }
         placements.push(read.value);
     }
-    if whole && integration.entry("fields").is_some() {
-        warn_of_unused(written, &placements, fields);
+    if whole && (integration.entry("fields").is_some() || !elsewhere.is_empty()) {
+        let mut fields = fields.to_vec();
+        fields.retain(|(field, _)| !elsewhere.contains(&field.spec.name));
+        warn_of_unused(written, &placements, &fields);
     }
     placements
 }

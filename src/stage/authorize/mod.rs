@@ -120,6 +120,16 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     Ok(Grant { identity, token, route, record, matched, target, lease, websocket, _permit: permit })
 }
 
+/// The same grant over the record as the store has it now: the vendor gave another token for it meanwhile.
+///
+/// # Errors
+/// Those of the secret itself, as [`authorize`] has them.
+pub async fn again(records: &Records, grant: Grant) -> Result<Grant, Refusal> {
+    let key = (grant.identity.customer.clone(), grant.record.head().id);
+    let record = usable(records.now(&key).await?, &grant.route)?;
+    Ok(Grant { record, ..grant })
+}
+
 /// The last word on a path alone, without rules and records: for `probe`.
 pub(super) fn checked_target(route: &Route, matched: &Matched, token: &Token) -> Result<Uri, Refusal> {
     path::check(matched.rest(), matched.query(), token)?;
@@ -205,9 +215,13 @@ async fn find(
     id: SecretId,
     route: &Route,
 ) -> Result<Arc<Record>, Refusal> {
+    usable(records.find(&identity.customer, id).await?, route)
+}
+
+fn usable(record: Option<Arc<Record>>, route: &Route) -> Result<Arc<Record>, Refusal> {
     let not_found =
         || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
-    let record = records.find(&identity.customer, id).await?.ok_or_else(not_found)?;
+    let record = record.ok_or_else(not_found)?;
     let head = record.head();
     if head.integration != route.name {
         return Err(not_found());
@@ -227,6 +241,12 @@ async fn find(
             "The secret was sealed for another origin than this integration's.",
         )
         .because(format!("sealed for {}, configured {}", head.origin, route.origin)));
+    }
+    if head.token_origin.as_ref() != route.renewing.as_ref().and_then(|it| it.token_origin.as_ref()) {
+        return Err(Refusal::new(
+            Code::CredentialUnusable,
+            "The secret was sealed for another token endpoint than this integration's.",
+        ));
     }
     Ok(record)
 }

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::envelope::{EnvelopeError, Head};
+use crate::envelope::{EnvelopeError, Head, SealedTokens};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
 use crate::model::{Customer, SecretId};
@@ -41,6 +41,7 @@ pub struct Record {
     head: Head,
     sealed: Bytes,
     wrapped_key: Bytes,
+    tokens: Option<SealedTokens>,
     used: Used,
 }
 
@@ -60,13 +61,19 @@ impl Record {
         &self.wrapped_key
     }
 
+    /// What the vendor gave for it, its code found right.
+    pub const fn tokens(&self) -> Option<&SealedTokens> {
+        self.tokens.as_ref()
+    }
+
     /// Notes that the credential is used at this moment, in seconds since 1970.
     pub fn note_use(&self, at: u64) {
         self.used.note(at);
     }
 
     fn weight(&self) -> usize {
-        self.sealed.len() + self.wrapped_key.len() + self.head.label.len() + OVERHEAD
+        let tokens = self.tokens.as_ref().map_or(0, SealedTokens::len);
+        self.sealed.len() + self.wrapped_key.len() + self.head.label.len() + tokens + OVERHEAD
     }
 }
 
@@ -242,7 +249,9 @@ impl Records {
         if head.version != row.version {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
-        Ok(Record { head, sealed: row.sealed, wrapped_key, used: Used::default() })
+        let read = |tokens| SealedTokens::decode(&key, &head.binding(), tokens);
+        let tokens = row.tokens.as_ref().map(read).transpose()?;
+        Ok(Record { head, sealed: row.sealed, wrapped_key, tokens, used: Used::default() })
     }
 }
 

@@ -68,6 +68,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         on_reflect: OnReflect::Redact,
         metrics: Metrics::new().integration(NAME),
         rate: None,
+        renewing: None,
     }])
 });
 

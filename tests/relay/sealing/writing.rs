@@ -28,7 +28,7 @@ fn setting(name: &str, secret: bool, scrub_off_danger: bool) -> FieldSetting {
 
 fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
     let origin = Origin::parse(origin).unwrap();
-    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, fields }
+    SealTarget { name: IntegrationName::parse(name).unwrap(), origin, token_origin: None, fields }
 }
 
 fn targets() -> Vec<SealTarget> {
