@@ -48,7 +48,7 @@ pub fn seal_tokens(
     (access, refresh): (Option<&Secret>, Option<&Secret>),
 ) -> Result<Vec<u8>, EnvelopeError> {
     let clear = standing.encode();
-    let aad = aad(binding, &clear);
+    let said = aad(binding, &clear);
     let mut out = vec![FORMAT];
     wire::put(&mut out, &clear);
     for (purpose, token) in [(Purpose::Access, access), (Purpose::Refresh, refresh)] {
@@ -56,7 +56,7 @@ pub fn seal_tokens(
         if let Some(token) = token {
             let (salt, nonce) = drawn()?;
             let plaintext = Zeroizing::new(token.expose().to_vec());
-            purpose.of(key, binding)?.seal(&aad, plaintext, (&salt, &nonce), &mut sealed)?;
+            purpose.of(key, binding)?.seal(&said, plaintext, (&salt, &nonce), &mut sealed)?;
         }
         wire::put(&mut out, &sealed);
     }

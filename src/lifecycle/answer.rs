@@ -139,7 +139,7 @@ impl Read {
     /// The same in words.
     fn said(&self) -> Option<String> {
         let error = self.error().filter(|error| !error.is_empty());
-        let more = ["error_description", "message", "detail"].into_iter();
+        let mut more = ["error_description", "message", "detail"].into_iter();
         let more = more.find_map(|name| self.0.get(name)?.as_str());
         let more = more.or_else(|| self.0.pointer("/error/message")?.as_str());
         match (error, more) {

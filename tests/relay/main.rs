@@ -66,6 +66,8 @@ mod json_rewrite;
 mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
+/// Access tokens are had, kept and renewed, or given up in words.
+mod lifecycle;
 /// Connections to a vendor are shared no further than is safe.
 mod pool;
 /// A vendor that sends the credential back gives it to nobody.
@@ -84,5 +86,7 @@ mod sealing;
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.
 mod streaming;
+/// A credential is tried before it is sealed.
+mod verify;
 /// WebSocket: the handshake, the messages, the ends.
 mod websocket;
