@@ -153,7 +153,7 @@ async fn renewed(
     if opened.grant().route().renewing.is_none() || !refused {
         return Ok(false);
     }
-    let repeat = std::mem::take(repeatable);
+    let repeat = mem::take(repeatable);
     Box::pin(shared.lifecycle.refused(opened.grant(), repeat)).await
 }
 

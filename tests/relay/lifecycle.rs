@@ -15,8 +15,10 @@ use crate::rig::oauth::{OAuth, form};
 use crate::rig::vendor::{self, Received, Vendor};
 use crate::rig::{Rig, Settings};
 
-/// What else goes wrong with tokens: other grants.
+/// The other ways to a token, and answers that are none.
 mod grants;
+/// The settings and their mistakes.
+mod settings;
 
 const INJECT: &str = "inject = [{ header = \"authorization\", value = \"Bearer {access_token}\" }]";
 
@@ -93,16 +95,14 @@ fn two_hundred_requests_on_an_expired_token_make_one_renewal() {
     oauth.lives.store(3600, Ordering::SeqCst);
     oauth.thinks.store(500, Ordering::SeqCst);
     let token = rig.token("acme");
+    let (app, shown, path) = (rig.app(), rig.shown.clone(), format!("/vendor/{id}/x"));
+    let auth = format!("Bearer {token}");
     let answers: Vec<u16> = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..200)
-            .map(|_| {
-                scope.spawn(|| {
-                    let headers = [("authorization", format!("Bearer {token}"))];
-                    let headers = headers.each_ref().map(|(n, v)| (*n, v.as_str()));
-                    rig.client().request("GET", &format!("/vendor/{id}/x"), &headers, b"").status
-                })
-            })
-            .collect();
+        let one = || {
+            let mut client = Client::connect(app, shown.clone());
+            client.request("GET", &path, &[("authorization", &auth)], b"").status
+        };
+        let all: Vec<_> = (0..200).map(|_| scope.spawn(one)).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");

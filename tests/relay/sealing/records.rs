@@ -134,6 +134,7 @@ impl Owned {
             origin: &self.origin,
             expires_at: self.expires_at,
             fields: &self.fields,
+            token_origin: None,
         }
     }
 }
