@@ -99,10 +99,12 @@ async fn relay(
     let caller = authenticate(tokens, verdicts, matched, &head.headers, trail.began()).await?;
     trail.authenticated(&caller);
     let grant = authorize(&rules(worker), caller, head).await?;
-    let grant = ready(shared, grant).await?;
+    let grant = match grant.route().renewing {
+        None => grant,
+        Some(_) => Box::pin(shared.lifecycle.ready(&shared.records, grant)).await?,
+    };
     let mut opened = record::open(trail, grant).await?;
-    let mut repeatable = body.is_end_stream();
-    let mut again = false;
+    let (mut repeatable, mut again) = (body.is_end_stream(), false);
     let answer = loop {
         let line = connect(&worker.pool, &opened, again).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
@@ -113,8 +115,7 @@ async fn relay(
                 if !renewed(shared, &opened, &answer, &mut repeatable).await? {
                     break answer;
                 }
-                let status = answer.response.status().as_u16();
-                opened = record::open_renewed(trail, opened, &shared.records, status).await?;
+                opened = record::open_renewed(trail, opened, &shared.records).await?;
             }
             Sent::Again(unsent) => {
                 *body = unsent;
@@ -130,15 +131,6 @@ fn rules(worker: &Worker) -> Rules<'_> {
     let shared = &*worker.shared;
     let (routes, records, in_flight) = (&shared.routes, &shared.records, &shared.in_flight);
     Rules { routes, records, in_flight, leases: &worker.leases }
-}
-
-/// The grant, with an access token that is of use if it is one that goes out.
-async fn ready(shared: &Shared, grant: Grant) -> Result<Grant, Refusal> {
-    if grant.route().renewing.is_none() {
-        return Ok(grant);
-    }
-    // Boxed: most integrations have none, and their requests need no room for this.
-    Box::pin(shared.lifecycle.ready(&shared.records, grant)).await
 }
 
 /// Whether the vendor refused the access token and there is another by now: once, and only for a request

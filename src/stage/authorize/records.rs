@@ -41,7 +41,8 @@ pub struct Record {
     head: Head,
     sealed: Bytes,
     wrapped_key: Bytes,
-    tokens: Option<SealedTokens>,
+    // Boxed: most records have none.
+    tokens: Option<Box<SealedTokens>>,
     used: Used,
 }
 
@@ -62,8 +63,8 @@ impl Record {
     }
 
     /// What the vendor gave for it, its code found right.
-    pub const fn tokens(&self) -> Option<&SealedTokens> {
-        self.tokens.as_ref()
+    pub fn tokens(&self) -> Option<&SealedTokens> {
+        self.tokens.as_deref()
     }
 
     /// Notes that the credential is used at this moment, in seconds since 1970.
@@ -72,7 +73,7 @@ impl Record {
     }
 
     fn weight(&self) -> usize {
-        let tokens = self.tokens.as_ref().map_or(0, SealedTokens::len);
+        let tokens = self.tokens().map_or(0, SealedTokens::len);
         self.sealed.len() + self.wrapped_key.len() + self.head.label.len() + tokens + OVERHEAD
     }
 }
@@ -249,7 +250,7 @@ impl Records {
         if head.version != row.version {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
-        let read = |tokens| SealedTokens::decode(&key, &head.binding(), tokens);
+        let read = |tokens| SealedTokens::decode(&key, &head.binding(), tokens).map(Box::new);
         let tokens = row.tokens.as_ref().map(read).transpose()?;
         Ok(Record { head, sealed: row.sealed, wrapped_key, tokens, used: Used::default() })
     }

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use crate::audit::chain::Chain;
 use crate::audit::{AuditError, Event, Kind};
@@ -109,17 +109,12 @@ pub async fn open_again(trail: &Trail, opened: Opened) -> Result<Opened, Refusal
     Ok(opened)
 }
 
-/// The same for a request whose access token the vendor refused with this status, once there is another token.
+/// The same for a request whose access token the vendor refused with 401, once there is another token.
 ///
 /// # Errors
 /// `audit_unavailable`; those of the secret, if it is another one by now.
-pub async fn open_renewed(
-    trail: &Trail,
-    opened: Opened,
-    records: &Records,
-    status: u16,
-) -> Result<Opened, Refusal> {
-    trail.relayed(status);
+pub async fn open_renewed(trail: &Trail, opened: Opened, records: &Records) -> Result<Opened, Refusal> {
+    trail.relayed(StatusCode::UNAUTHORIZED.as_u16());
     trail.write_again("the vendor refused the access token, sent again with a new one");
     // Closed until the next intent stands: what fails from here on is refused without another outcome.
     trail.opened.set(false);
