@@ -22,7 +22,7 @@ use crate::reply;
 use crate::stage::authenticate::{TokenRules, Verdicts, authenticate};
 use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
-use crate::stage::authorize::{Grant, Rules, authorize};
+use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
 use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;

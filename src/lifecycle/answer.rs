@@ -133,7 +133,8 @@ impl Read {
         let error = self.0.get("error")?;
         let code =
             ["code", "type", "error", "message"].into_iter().find_map(|name| error.get(name)?.as_str());
-        error.as_str().or(code).map(str::to_owned).or_else(|| error.is_object().then(String::new))
+        let said = error.as_str().filter(|said| !said.is_empty());
+        said.or(code).map(str::to_owned).or_else(|| error.is_object().then(String::new))
     }
 
     /// The same in words.

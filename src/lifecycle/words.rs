@@ -42,7 +42,7 @@ impl Words {
             return String::new();
         }
         let text = String::from_utf8_lossy(&said);
-        let spaced = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let spaced = text.chars().map(|c| if c.is_control() || is_hidden(c) { ' ' } else { c });
         let mut cleaned = String::new();
         for c in spaced {
             if c != ' ' || !cleaned.ends_with(' ') {
@@ -51,4 +51,9 @@ impl Words {
         }
         cleaned.trim().chars().take(LONGEST).collect()
     }
+}
+
+/// Marks that a reader does not see, and that turn the text round them.
+const fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -241,3 +241,31 @@ fn a_token_endpoint_at_a_private_address_is_not_called() {
     let added = rig.admin("POST", "/v1/secrets", Some(&body.to_string()));
     assert_eq!((added.status, added.code()), (403, Code::EgressDenied.as_str()), "{}", added.text());
 }
+
+#[test]
+fn how_long_a_token_lives_is_read_however_it_is_said() {
+    let rows = [
+        (json!({}), 7200, "nothing: what the settings say"),
+        (json!({ "expires_in": 60 }), 60, "a number"),
+        (json!({ "expires_in": "60" }), 60, "a number as text"),
+        (json!({ "expires_in": 60.9 }), 60, "a number with a point"),
+        (json!({ "expires_in": 0 }), 7200, "no life at all"),
+        (json!({ "expires_in": -1 }), 7200, "less than that"),
+        (json!({ "expires_in": "soon" }), 7200, "no number"),
+        (json!({ "expires_in": u64::MAX }), 315_360_000, "longer than anybody believes"),
+        (json!({ "error": null, "token_type": "BEARER" }), 7200, "an error that is none"),
+    ];
+    for (more, wanted, mistake) in rows {
+        let vendor = vendor(move |_| {
+            let mut body = json!({ "access_token": "at-0123456789" });
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            (200, body)
+        });
+        let words = "grant = \"refresh_token\", client_id = \"relay\", lifetime = \"2h\"";
+        let rig = Rig::before(settings(&vendor, words), vendor);
+        let id = rig.secret_with("acme", "vendor", &[("refresh_token", rig.canary.text())]);
+        let shown = rig.admin("GET", &format!("/v1/secrets/{id}"), None).json();
+        let at = |name: &str| relay::clock::parse_rfc3339(shown[name].as_str().unwrap()).unwrap();
+        assert_eq!(at("token_expires_at") - at("token_obtained_at"), wanted, "{mistake}");
+    }
+}
