@@ -152,11 +152,6 @@ impl Metrics {
         registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
         registry.register("connections", "Open connections from apps", made.connections.clone());
         made.register_keys(&mut registry);
-        registry.register(
-            "token_refresh",
-            "Access tokens asked for, by how that ended",
-            made.token_refresh.clone(),
-        );
         registry.register("jwks_reads", "Readings of issuers' keys by outcome", made.jwks_reads.clone());
         registry.register(
             "jwks_keys",
@@ -179,6 +174,8 @@ impl Metrics {
     }
 
     fn register_keys(&self, registry: &mut Registry) {
+        let tokens = "Access tokens asked for, by how that ended";
+        registry.register("token_refresh", tokens, self.token_refresh.clone());
         registry.register(
             "kms_calls",
             "Calls to the KMS, by what for and how they ended",

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{Config, Limits, Listen};
+use crate::config::{Config, Integration, Limits, Listen};
 use crate::dependency::board::Board;
 use crate::dependency::drift::{Drift, WallClock};
 use crate::jwks::{IssuerKeys, IssuerState, Times};
@@ -43,6 +43,7 @@ use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
+use crate::stage::route::Routes;
 use crate::store::Store;
 
 use corridor::{plans, routes, surroundings};
@@ -151,17 +152,10 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
-    let routes = routes(&config.integrations, &metrics, &own, &control)?;
-    let plans = plans(&config.integrations, &routes, &own, &control)?;
+    let parts = (&sealer, &log, &metrics, &control);
+    let (routes, lifecycle) = open_routes(&config.integrations, &own, parts)?;
     let surroundings = surroundings(&config, &own);
     let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
-    let parts = lifecycle::Parts {
-        sealer: sealer.clone(),
-        chain: log.chain(),
-        metrics: metrics.clone(),
-        control: control.clone(),
-    };
-    let lifecycle = Arc::new(Lifecycle::new(plans, parts));
     let shared = Arc::new(Shared {
         lifecycle: lifecycle.clone(),
         routes,
@@ -231,6 +225,19 @@ async fn open_records(
     let targets = config.integrations.iter().map(SealTarget::from).collect();
     let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
     Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
+}
+
+/// The integrations' ways, and who has access tokens renewed for them.
+fn open_routes(
+    integrations: &[Integration],
+    own: &Arc<[SocketAddr]>,
+    (sealer, log, metrics, control): (&Arc<Sealer>, &Arc<Log>, &Arc<Metrics>, &Handle),
+) -> Result<(Routes, Arc<Lifecycle>), StartError> {
+    let routes = routes(integrations, metrics, own, control)?;
+    let plans = plans(integrations, &routes, own, control)?;
+    let (sealer, chain, metrics) = (sealer.clone(), log.chain(), metrics.clone());
+    let parts = lifecycle::Parts { sealer, chain, metrics, control: control.clone() };
+    Ok((routes, Arc::new(Lifecycle::new(plans, parts))))
 }
 
 /// What goes on by itself: rotation, the erasing of past versions, new data keys by age.

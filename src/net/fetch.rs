@@ -129,10 +129,11 @@ pub async fn call(upstream: &Upstream, request: FetchRequest) -> Result<Fetched,
         return Err(FetchError::Url("it is another origin's").into());
     }
     let allowed = request.timeout;
-    let called = async {
+    // Boxed: dialling needs much room.
+    let called = Box::pin(async {
         let (stream, _) = upstream.dial_http1().await?;
         Ok(exchange(stream, &url, request).await?)
-    };
+    });
     timeout(allowed, called).await.unwrap_or(Err(FetchError::Timeout(allowed).into()))
 }
 

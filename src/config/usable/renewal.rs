@@ -115,7 +115,8 @@ impl Reader<'_, '_, '_> {
             ("basic", (ClientAuth::Basic, Encoding::Form)),
             ("json", (ClientAuth::Body, Encoding::Json)),
         ];
-        let (auth, encoding) = self.written.choice(table, "auth", &words, &[]).unwrap_or(words[0].1);
+        let (auth, encoding) =
+            self.written.choice(table, "auth", &words, &[]).unwrap_or((ClientAuth::Body, Encoding::Form));
         let client = self.client(table, auth, grant);
         let mut parameters = Vec::new();
         for key in ["scope", "audience", "resource"] {

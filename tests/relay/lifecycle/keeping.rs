@@ -102,6 +102,7 @@ fn tokens_move_with_the_integration_and_with_its_token_endpoint() {
     assert_eq!(ask(&rig, &id).code(), Code::CredentialUnusable.as_str(), "half of it is not enough");
     rebind(&[format!("https://localhost:{port}"), format!("token:https://127.0.0.1:{port}")]);
     answers(&rig, &id, "");
+    assert_eq!(ask(&rig, &id).status, 200);
     assert_eq!(oauth.count(), 1, "the token went along");
 }
 
