@@ -14,6 +14,7 @@
 //! | [`refusal`], [`reply`] | what went wrong, its status and code; the only hand that writes relay's own answers |
 //! | [`envelope`] | how a secret is sealed and bound to customer, integration and origin |
 //! | [`seal`] | the write path: plaintext in, sealed row out |
+//! | [`lifecycle`] | access tokens had and renewed, credentials tried before they are sealed: calls of relay's own |
 //! | [`dependency`] | what relay does while something that it depends on does not work: one table |
 //! | [`kms`], [`store`], [`audit`], [`jwks`] | one small trait each, one file per provider |
 //! | [`net`] | the way out: resolve, vet, dial, verified TLS, the pool, strictly framed answers |
@@ -46,6 +47,7 @@ pub mod envelope;
 pub mod framing;
 pub mod jwks;
 pub mod kms;
+pub mod lifecycle;
 pub mod listen;
 pub mod metrics;
 pub mod model;

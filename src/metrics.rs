@@ -32,6 +32,13 @@ pub struct Metrics {
     kms_state: Family<KmsStateLabels, Gauge<i64, AtomicI64>>,
     data_keys: Gauge<i64, AtomicI64>,
     dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
+    token_refresh: Family<TokenLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    integration: Arc<str>,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -121,6 +128,7 @@ impl Metrics {
             kms_state: Family::default(),
             data_keys: Gauge::default(),
             dependency_state: Family::default(),
+            token_refresh: Family::default(),
             jwks_reads: Family::default(),
             jwks_keys: Family::default(),
             jwks_read_at: Family::default(),
@@ -167,6 +175,8 @@ impl Metrics {
     }
 
     fn register_keys(&self, registry: &mut Registry) {
+        let tokens = "Access tokens asked for, by how that ended";
+        registry.register("token_refresh", tokens, self.token_refresh.clone());
         registry.register(
             "kms_calls",
             "Calls to the KMS, by what for and how they ended",
@@ -184,6 +194,11 @@ impl Metrics {
     /// Counts one call to a KMS.
     pub fn kms_call(&self, provider: &'static str, operation: &'static str, outcome: &'static str) {
         self.kms_calls.get_or_create(&KmsCallLabels { provider, operation, outcome }).inc();
+    }
+
+    /// Counts one asking for an access token.
+    pub fn token_refresh(&self, integration: &str, outcome: &'static str) {
+        self.token_refresh.get_or_create(&TokenLabels { integration: integration.into(), outcome }).inc();
     }
 
     /// Says whether a KMS key is in this state.

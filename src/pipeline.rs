@@ -15,6 +15,7 @@ use http_body::Body;
 use http_body_util::{Either, Full};
 
 use crate::kms::cached::DataKeys;
+use crate::lifecycle::Lifecycle;
 use crate::net::pool::Pool;
 use crate::refusal::Refusal;
 use crate::reply;
@@ -26,11 +27,11 @@ use crate::stage::connect::connect;
 use crate::stage::gather::gather;
 use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;
-use crate::stage::record::{self, Ledger, Recorded, Trail};
+use crate::stage::record::{self, Ledger, Opened, Recorded, Trail};
 use crate::stage::route::{Routes, route};
 use crate::stage::scrub::{Passed, Surroundings, scrub};
 
-use crate::stage::send::{Sent, send};
+use crate::stage::send::{Answer as VendorAnswer, Sent, send};
 use crate::stage::unseal::{identity, unseal};
 
 pub use crate::net::body::Outgoing;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub keys: Arc<DataKeys>,
     /// Requests under way by customer.
     pub in_flight: InFlight,
+    /// Who has access tokens renewed.
+    pub lifecycle: Arc<Lifecycle>,
     /// How the app addresses relay, if not by its request's authority; and relay's own addresses.
     pub surroundings: Surroundings,
 }
@@ -92,33 +95,59 @@ async fn relay(
     body: &mut Outgoing,
 ) -> Result<Response<Box<Passed>>, Refusal> {
     let shared = &*worker.shared;
-    let rules = Rules {
-        routes: &shared.routes,
-        records: &shared.records,
-        in_flight: &shared.in_flight,
-        leases: &worker.leases,
-    };
-
     let matched = route(&shared.routes, entrance, head)?;
     let (tokens, verdicts) = (&shared.token_rules, &worker.verdicts);
     let caller = authenticate(tokens, verdicts, matched, &head.headers, trail.began()).await?;
     trail.authenticated(&caller);
-    let grant = authorize(&rules, caller, head).await?;
+    let grant = authorize(&rules(worker), caller, head).await?;
+    let grant = match grant.route().renewing {
+        None => grant,
+        Some(_) => Box::pin(shared.lifecycle.ready(&shared.records, grant)).await?,
+    };
     let mut opened = record::open(trail, grant).await?;
+    let (mut repeatable, mut again) = (body.is_end_stream(), false);
     gather(trail, &opened, head, body).await?;
-    let mut again = false;
     let answer = loop {
         let line = connect(&worker.pool, &opened, again, || identity(&shared.keys, &opened)).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
         let armed = inject(&opened, credential, head, mem::take(body))?;
         match send(line, armed, opened.grant().lease()).await? {
-            Sent::Answer(answer) => break answer,
-            Sent::Again(unsent) => *body = unsent,
+            Sent::Answer(answer) => {
+                if !renewed(shared, &opened, &answer, &mut repeatable).await? {
+                    break answer;
+                }
+                opened = record::open_renewed(trail, opened, &shared.records).await?;
+            }
+            Sent::Again(unsent) => {
+                *body = unsent;
+                again = true;
+                opened = record::open_again(trail, opened).await?;
+            }
         }
-        again = true;
-        opened = record::open_again(trail, opened).await?;
     };
     scrub(&shared.surroundings, opened, trail, head, answer).await
+}
+
+fn rules(worker: &Worker) -> Rules<'_> {
+    let shared = &*worker.shared;
+    let (routes, records, in_flight) = (&shared.routes, &shared.records, &shared.in_flight);
+    Rules { routes, records, in_flight, leases: &worker.leases }
+}
+
+/// Whether the vendor refused the access token and there is another by now: once, and only for a request
+/// that is `repeatable` because it has no body.
+async fn renewed(
+    shared: &Shared,
+    opened: &Opened,
+    answer: &VendorAnswer,
+    repeatable: &mut bool,
+) -> Result<bool, Refusal> {
+    let refused = answer.response.status() == StatusCode::UNAUTHORIZED;
+    if opened.grant().route().renewing.is_none() || !refused {
+        return Ok(false);
+    }
+    let repeat = mem::take(repeatable);
+    Box::pin(shared.lifecycle.refused(opened.grant(), repeat)).await
 }
 
 /// What is behind an answer that switches protocols: it lives on once the answer's head has gone out.

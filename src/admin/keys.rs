@@ -114,9 +114,12 @@ async fn begin(
 
 fn read(from: &[String]) -> Result<Was, Refusal> {
     let malformed = |why: &str| Refusal::new(Code::RequestMalformed, why.to_owned());
-    let mut was = Was { integration: None, origin: None };
+    let mut was = Was { integration: None, origin: None, token_origin: None };
     for text in from {
-        let taken = if text.contains("://") {
+        let taken = if let Some(text) = text.strip_prefix("token:") {
+            let origin = Origin::parse(text).map_err(|why| malformed(&format!("from: {why}.")))?;
+            was.token_origin.replace(origin).is_some()
+        } else if text.contains("://") {
             let origin = Origin::parse(text).map_err(|why| malformed(&format!("from: {why}.")))?;
             was.origin.replace(origin).is_some()
         } else {
@@ -124,7 +127,7 @@ fn read(from: &[String]) -> Result<Was, Refusal> {
             was.integration.replace(name).is_some()
         };
         if taken {
-            return Err(malformed("from names one origin and one integration at most."));
+            return Err(malformed("from names one origin, one token: origin and one integration at most."));
         }
     }
     Ok(was)

@@ -30,6 +30,7 @@ use crate::dependency::board::Board;
 use crate::dependency::drift::Drift;
 use crate::jwks::IssuerKeys;
 use crate::kms::cached::DataKeys;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::seal::Sealer;
@@ -49,6 +50,8 @@ pub struct Admin {
     pub token: Secret,
     /// How often a wrong token may come.
     pub failures: Failures,
+    /// Who tries a credential before it is sealed.
+    pub lifecycle: Arc<Lifecycle>,
     /// The write path.
     pub sealer: Arc<Sealer>,
     /// The work on all customers.

@@ -16,7 +16,7 @@ use super::trace::{About, Made};
 use crate::clock;
 use crate::model::{Customer, FieldName, IntegrationName, Members, SecretId, State as SecretState};
 use crate::refusal::{Code, Refusal};
-use crate::seal::{Listing, NewSecret, Summary, Versions};
+use crate::seal::{Judged, Listing, NewSecret, Summary, Versions};
 use crate::secret::Secret;
 
 const PAGE: usize = 100;
@@ -53,12 +53,21 @@ struct Add {
     expires_at: Option<String>,
     #[serde(default)]
     policy: Limits,
+    /// Whether the vendor is asked if it works, where relay knows how.
+    #[serde(default = "yes")]
+    verify: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AddVersion {
     fields: Members<FieldName, Value>,
+    #[serde(default = "yes")]
+    verify: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -98,8 +107,35 @@ pub(super) async fn add(
         policy: asked.policy.0,
         idempotency,
     };
-    let summary = admin.finish(trace, admin.sealer.add(new).await).await?;
+    let summary = admin.finish(trace, admin.seal_new(new, asked.verify).await).await?;
     Ok((StatusCode::CREATED, Json(summary)))
+}
+
+impl Admin {
+    /// Tries a new secret, unless it is to be sealed untried, and seals it.
+    async fn seal_new(&self, new: NewSecret, verify: bool) -> Result<Summary, Refusal> {
+        let judged = self.sealer.judged(new)?;
+        // What came before is not tried another time: a vendor takes some credentials once.
+        if let Some(summary) = self.sealer.standing(&judged).await? {
+            return Ok(summary);
+        }
+        self.seal(judged, verify).await
+    }
+
+    async fn seal_version(
+        &self,
+        id: SecretId,
+        fields: Vec<(FieldName, Secret)>,
+        verify: bool,
+    ) -> Result<Summary, Refusal> {
+        let judged = self.sealer.judged_version(id, fields).await?;
+        self.seal(judged, verify).await
+    }
+
+    async fn seal(&self, judged: Judged, verify: bool) -> Result<Summary, Refusal> {
+        let given = if verify { self.lifecycle.verify(&judged).await? } else { None };
+        Ok(self.sealer.add_judged(judged, given).await?)
+    }
 }
 
 pub(super) async fn list(
@@ -130,7 +166,7 @@ pub(super) async fn add_version(
     let asked: AddVersion = json(body).await?;
     let trace = admin.begin("secret.rotate", &About::secret(id)).await?;
     let fields = asked.fields.0.into_iter().map(|(name, value)| (name, value.0)).collect();
-    let summary = admin.finish(trace, admin.sealer.add_version(id, fields).await).await?;
+    let summary = admin.finish(trace, admin.seal_version(id, fields, asked.verify).await).await?;
     Ok((StatusCode::CREATED, Json(summary)))
 }
 

@@ -4,7 +4,7 @@ use super::Admin;
 use crate::audit::{Event, Kind};
 use crate::model::{Customer, IntegrationName, RequestId, SecretId};
 use crate::refusal::Refusal;
-use crate::seal::{SealError, Summary};
+use crate::seal::Summary;
 
 /// What a change is about.
 #[derive(Default)]
@@ -78,7 +78,7 @@ impl Admin {
     pub(super) async fn finish<T: Made>(
         &self,
         trace: Trace,
-        result: Result<T, SealError>,
+        result: Result<T, impl Into<Refusal>>,
     ) -> Result<T, Refusal> {
         match result {
             Ok(done) => {
@@ -89,7 +89,7 @@ impl Admin {
                 Ok(done)
             }
             Err(error) => {
-                let refusal = Refusal::from(error);
+                let refusal: Refusal = error.into();
                 let asked = About { secret: trace.secret, ..About::default() };
                 let mut event = asked.event(&trace);
                 event.code = Some(refusal.code().as_str());

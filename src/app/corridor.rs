@@ -7,16 +7,19 @@ use http::HeaderValue;
 use tokio::runtime::Handle;
 
 use super::{StartError, failed};
+use crate::config::renewal::ACCESS_TOKEN;
 use crate::config::upstream::UpstreamTemplate;
 use crate::config::{Config, Integration, Placement};
+use crate::lifecycle::Plan;
 use crate::metrics::Metrics;
+use crate::model::Origin;
 use crate::net::resolve::Resolver;
 use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
 use crate::net::vet::Egress;
 use crate::stage::hosts::Hosts;
 use crate::stage::limits::Share;
-use crate::stage::route::{Route, Routes, Slot};
+use crate::stage::route::{Renewing, Route, Routes, Slot};
 use crate::stage::scrub::Surroundings;
 
 pub(super) fn routes(
@@ -37,30 +40,10 @@ fn route(
     own: &Arc<[SocketAddr]>,
     resolver: &Arc<Resolver>,
 ) -> Result<Route, StartError> {
-    let pem = match (&integration.ca_pem, &integration.ca_file) {
-        (Some(pem), _) => Some(pem.clone().into_bytes()),
-        (None, Some(path)) => Some(std::fs::read(path).map_err(|error| StartError {
-            what: "an integration's ca_file",
-            why: format!("{}: {error}", path.display()),
-        })?),
-        (None, None) => None,
-    };
     let signing = integration.sign.clone().map(Box::new);
     let signed = signing.as_ref().map(|signing| signing.headers()).unwrap_or_default();
     let in_body = integration.inject.iter().any(Placement::is_in_body);
-    let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
-    let upstream = Upstream::new(UpstreamSettings {
-        origin: integration.origin.clone(),
-        tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
-        http2: integration.http2,
-        resolver: resolver.clone(),
-        egress: Egress::new(integration.private_cidrs.clone(), own.clone()),
-        plaintext: integration.plaintext_danger,
-        connect: integration.timeout.connect,
-        first_byte: integration.timeout.first_byte,
-        idle: integration.timeout.idle,
-        isolate_customers: integration.isolate_customers,
-    });
+    let upstream = upstream(integration, &integration.origin, own, resolver)?;
     Ok(Route {
         name: integration.name.clone(),
         origin: integration.origin.clone(),
@@ -90,7 +73,68 @@ fn route(
         metrics: metrics.integration(integration.name.as_str()),
         share: Arc::new(Share::new(number, integration.rate, integration.burst, integration.concurrency)),
         hosts: integration.per_customer.clone().map(|template| Arc::new(Hosts::new(template))),
+        renewing: renewing(integration),
     })
+}
+
+fn renewing(integration: &Integration) -> Option<Renewing> {
+    let renewal = integration.renewal.as_ref()?;
+    let named = integration.inject.iter().flat_map(|placement| placement.value.fields());
+    let beside = named.filter(|name| name.as_str() != ACCESS_TOKEN).cloned().collect();
+    Some(Renewing { token_origin: renewal.token_origin.clone(), beside })
+}
+
+/// How tokens are had and credentials tried, of the integrations where they are.
+pub(super) fn plans(
+    integrations: &[Integration],
+    routes: &Routes,
+    own: &Arc<[SocketAddr]>,
+    control: &Handle,
+) -> Result<Vec<Plan>, StartError> {
+    let resolver = Arc::new(Resolver::new(control.clone()));
+    let mut plans = Vec::new();
+    for integration in integrations {
+        let Some(route) = routes.iter().find(|route| route.name == integration.name) else { continue };
+        let renewal = match &integration.renewal {
+            Some(renewal) => {
+                let way = upstream(integration, &renewal.origin, own, &resolver)?;
+                Some((renewal.clone(), Arc::new(way)))
+            }
+            None => None,
+        };
+        plans.push(Plan { route: route.clone(), renewal, verify: integration.verify.clone() });
+    }
+    Ok(plans)
+}
+
+/// A way to `origin` as the integration goes.
+fn upstream(
+    integration: &Integration,
+    origin: &Origin,
+    own: &Arc<[SocketAddr]>,
+    resolver: &Arc<Resolver>,
+) -> Result<Upstream, StartError> {
+    let pem = match (&integration.ca_pem, &integration.ca_file) {
+        (Some(pem), _) => Some(pem.clone().into_bytes()),
+        (None, Some(path)) => Some(std::fs::read(path).map_err(|error| StartError {
+            what: "an integration's ca_file",
+            why: format!("{}: {error}", path.display()),
+        })?),
+        (None, None) => None,
+    };
+    let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
+    Ok(Upstream::new(UpstreamSettings {
+        origin: origin.clone(),
+        tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
+        http2: integration.http2,
+        resolver: resolver.clone(),
+        egress: Egress::new(integration.private_cidrs.clone(), own.clone()),
+        plaintext: integration.plaintext_danger,
+        connect: integration.timeout.connect,
+        first_byte: integration.timeout.first_byte,
+        idle: integration.timeout.idle,
+        isolate_customers: integration.isolate_customers,
+    }))
 }
 
 pub(super) fn surroundings(config: &Config, own: &[SocketAddr]) -> Surroundings {

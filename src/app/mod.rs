@@ -21,13 +21,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{Config, Limits, Listen};
+use crate::config::{Config, Integration, Limits, Listen};
 use crate::dependency::board::Board;
 use crate::dependency::drift::{Drift, WallClock};
 use crate::jwks::{IssuerKeys, IssuerState, Times};
 use crate::kms::Kms;
 use crate::kms::cached::{Called, DataKeys, Settings};
 use crate::kms::keyring::Keyring;
+use crate::lifecycle::{self, Lifecycle};
 use crate::listen::station::Station;
 use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
 use crate::metrics::Metrics;
@@ -43,9 +44,10 @@ use crate::stage::authorize::records::Records;
 use crate::stage::connect::part_with_changed;
 use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
+use crate::stage::route::Routes;
 use crate::store::Store;
 
-use corridor::{routes, surroundings};
+use corridor::{plans, routes, surroundings};
 use doors::Doors;
 use generation::Generation;
 use providers::{open_keyring, open_log, open_sink, open_store};
@@ -60,6 +62,8 @@ const APP_STALLED: Duration = Duration::from_secs(300);
 const GOODBYES: Duration = Duration::from_millis(250);
 /// How often the store is told which secrets were used.
 const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How long renewals under way have to keep what the vendor gave.
+const RENEWALS: Duration = Duration::from_secs(2);
 /// How long workers may take to end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -112,6 +116,7 @@ pub struct Running {
     background: Background,
     generation: Generation,
     records: Records,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// What runs beside the requests and stops before the audit does. Where it is stands in the store.
@@ -148,10 +153,11 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
-    let routes = routes(&config.integrations, &metrics, &own, &control)?;
+    let (routes, lifecycle) = open_routes(&config.integrations, &own, (&sealer, &log, &metrics, &control))?;
     let surroundings = surroundings(&config, &own);
     let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
     let shared = Arc::new(Shared {
+        lifecycle: lifecycle.clone(),
         routes,
         token_rules,
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
@@ -194,6 +200,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         background,
         generation,
         records,
+        lifecycle,
     })
 }
 
@@ -218,6 +225,19 @@ async fn open_records(
     let targets = config.integrations.iter().map(SealTarget::from).collect();
     let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
     Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
+}
+
+/// The integrations' ways, and who has access tokens renewed for them.
+fn open_routes(
+    integrations: &[Integration],
+    own: &Arc<[SocketAddr]>,
+    (sealer, log, metrics, control): (&Arc<Sealer>, &Arc<Log>, &Arc<Metrics>, &Handle),
+) -> Result<(Routes, Arc<Lifecycle>), StartError> {
+    let routes = routes(integrations, metrics, own, control)?;
+    let plans = plans(integrations, &routes, own, control)?;
+    let (sealer, chain, metrics) = (sealer.clone(), log.chain(), metrics.clone());
+    let parts = lifecycle::Parts { sealer, chain, metrics, control: control.clone() };
+    Ok((routes, Arc::new(Lifecycle::new(plans, parts))))
 }
 
 /// What goes on by itself: rotation, the erasing of past versions, new data keys by age.
@@ -271,6 +291,7 @@ impl Running {
         while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < last {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        self.lifecycle.settled(RENEWALS).await;
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
         let Background { jobs, generation, uses } = self.background;
@@ -424,6 +445,7 @@ fn api(
     Admin {
         token,
         failures: admin::Failures::default(),
+        lifecycle: running.shared.lifecycle.clone(),
         sealer,
         jobs,
         store,

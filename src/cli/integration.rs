@@ -17,8 +17,9 @@ pub(super) enum Command {
     Rebind {
         /// The integration, as named in relay.toml
         name: String,
-        /// The origin it had before, or its name before; both if both have changed
-        #[arg(long, required = true, value_name = "ORIGIN|NAME")]
+        /// The origin it had before, its name before, or token:ORIGIN, the token endpoint's origin before; all
+        /// that have changed
+        #[arg(long, required = true, value_name = "ORIGIN|NAME|token:ORIGIN")]
         from: Vec<String>,
         #[command(flatten)]
         which: Which,

@@ -39,6 +39,9 @@ pub(super) enum Command {
         /// Until when it may be used, as in 2027-01-31T00:00:00Z
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
+        /// Seal it without asking the vendor whether it works
+        #[arg(long)]
+        no_verify: bool,
         #[command(flatten)]
         limits: Limits,
         #[command(flatten)]
@@ -60,6 +63,9 @@ pub(super) enum Command {
     Rotate {
         /// The secret's UUID
         id: String,
+        /// Seal it without asking the vendor whether it works
+        #[arg(long)]
+        no_verify: bool,
         #[command(flatten)]
         value: ValueFrom,
         #[command(flatten)]
@@ -145,7 +151,7 @@ pub(super) struct ValueFrom {
 /// As the admin API answers.
 pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Add { customer, integration, label, expires_at, limits, value, which } => {
+        Command::Add { customer, integration, label, expires_at, no_verify, limits, value, which } => {
             let target = Target::find(context, &which)?;
             let known = target.integrations.iter().find(|known| known.name.as_str() == integration);
             let fields = match known {
@@ -158,6 +164,7 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
             body.extend(label.map(|label| ("label".to_owned(), label.into())));
             body.extend(expires_at.map(|at| ("expires_at".to_owned(), at.into())));
             body.extend(limits.body().map(|policy| ("policy".to_owned(), policy)));
+            body.extend(untried(no_verify));
             let summary =
                 target.call(Method::POST, "/v1/secrets", Some(with_fields(&body, &fields)?)).await?;
             match context.format {
@@ -170,9 +177,9 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
             let summary = Target::find(context, &which)?.call(Method::GET, &path(&id, "")?, None).await?;
             show(context, &summary)
         }
-        Command::Rotate { id, value, which } => {
+        Command::Rotate { id, no_verify, value, which } => {
             let target = Target::find(context, &which)?;
-            let body = with_fields(&serde_json::Map::new(), &value.read(context)?)?;
+            let body = with_fields(&untried(no_verify).into_iter().collect(), &value.read(context)?)?;
             let summary = target.call(Method::POST, &path(&id, "/versions")?, Some(body)).await?;
             show(context, &summary)
         }
@@ -194,6 +201,11 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
         Command::Enable(One { id, which }) => change(context, &id, "/enable", &which).await,
         Command::Rm { id, yes, which } => remove(context, &id, yes, &which).await,
     }
+}
+
+/// What says that the vendor is not to be asked.
+fn untried(no_verify: bool) -> Option<(String, Value)> {
+    no_verify.then(|| ("verify".to_owned(), false.into()))
 }
 
 async fn list(context: &mut Context, customer: &str, which: &Which) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ use crate::config::{self, Integration};
 use crate::net::fetch::{FetchError, FetchRequest, Fetched, fetch};
 use crate::secret::Secret;
 
-const ANSWER_TIME: Duration = Duration::from_secs(15);
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Where the running relay is described.

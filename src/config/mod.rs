@@ -17,6 +17,7 @@ mod kms;
 mod listen;
 pub mod pattern;
 pub mod placement;
+pub mod renewal;
 mod report;
 pub mod rule;
 pub mod signing;
@@ -29,6 +30,7 @@ mod written;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -340,6 +342,10 @@ pub struct Integration {
     pub burst: Option<u32>,
     /// Requests of a customer under way; half of `in_flight_per_customer` unless set.
     pub concurrency: Option<usize>,
+    /// How its access tokens are had, if it has any.
+    pub renewal: Option<Arc<renewal::Renewal>>,
+    /// How a credential is tried before it is sealed.
+    pub verify: Option<renewal::Verify>,
 }
 
 impl Integration {

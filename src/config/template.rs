@@ -36,6 +36,16 @@ pub enum Part {
     Field(FieldName),
 }
 
+impl Part {
+    /// What goes out as written; nothing of a field.
+    pub fn literal(&self) -> &str {
+        match self {
+            Self::Literal(text) => text,
+            Self::Field(_) => "",
+        }
+    }
+}
+
 impl Template {
     /// Reads a template; says what is wrong in words. `{{` and `}}` stand for the braces themselves.
     pub fn parse(text: &str) -> Result<Self, String> {

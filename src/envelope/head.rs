@@ -25,6 +25,8 @@ pub struct Head {
     pub integration: IntegrationName,
     /// Where it may go.
     pub origin: Origin,
+    /// Where else it may go, for access tokens alone.
+    pub token_origin: Option<Origin>,
     /// What people call it.
     pub label: String,
     /// Whether it may be used.
@@ -74,6 +76,9 @@ impl Head {
         out.extend_from_slice(&self.fingerprint);
         for number in [self.created_at, self.updated_at, self.changes] {
             out.extend_from_slice(&number.to_be_bytes());
+        }
+        if let Some(origin) = &self.token_origin {
+            wire::put_origin(&mut out, origin);
         }
         // Without a key there is no code, and a head without its code opens nowhere.
         if let Ok(key) = code_key(key) {
@@ -126,6 +131,7 @@ impl Head {
             origin: &self.origin,
             expires_at: self.expires_at,
             fields: &self.fields,
+            token_origin: self.token_origin.as_ref(),
         }
     }
 
@@ -134,8 +140,9 @@ impl Head {
         let data_key = DataKeyId::from_bytes(*from.array()?);
         let customer =
             Customer::parse(from.text()?).map_err(|_| EnvelopeError::Damaged("its customer is none"))?;
-        let head = Self {
+        let mut head = Self {
             data_key,
+            token_origin: None,
             customer,
             id: SecretId::from_bytes(*from.array()?),
             integration: IntegrationName::parse(from.text()?)
@@ -157,6 +164,10 @@ impl Head {
             updated_at: from.long()?,
             changes: from.long()?,
         };
+        // A secret that goes nowhere else ends here, as every one did before there were tokens.
+        if !from.is_at_end() {
+            head.token_origin = Some(from.origin()?);
+        }
         from.end()?;
         Ok(head)
     }

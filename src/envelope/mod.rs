@@ -1,8 +1,10 @@
 //! How a secret is sealed, and bound to whom and where it may be used.
 //!
-//! Two records per secret. The *sealed* one holds the values of one version, encrypted, with everything
+//! Two or three records per secret. The *sealed* one holds the values of one version, encrypted, with everything
 //! that [`Binding`] names as associated data. The *head* says in the clear which version is current,
-//! whether it may be used and until when, under an authentication code. Whoever can write to the store can
+//! whether it may be used and until when, under an authentication code. A secret from which access tokens are
+//! had has a third, the *tokens*: sealed like the values, their expiry in the clear under a code of their own.
+//! Whoever can write to the store can
 //! therefore neither read, move, revive, extend nor widen a secret.
 //!
 //! What must never enter: a store, a KMS, configuration. If two different bindings ever had the same
@@ -12,6 +14,7 @@ mod fingerprint;
 mod head;
 mod sealed;
 mod terms;
+mod tokens;
 mod value;
 mod wire;
 
@@ -19,6 +22,7 @@ pub use fingerprint::{derived_id, fingerprint};
 pub use head::Head;
 pub use sealed::{Binding, open, reseal, seal};
 pub use terms::{LONGEST_TERMS, Terms};
+pub use tokens::{SealedTokens, Standing, reseal_tokens, seal_tokens};
 pub use value::{LONGEST_VALUE, SHORTEST_SCRUBBED, check_text, check_value};
 
 /// Why a stored record is not used. Holds nothing of the record but its first byte.

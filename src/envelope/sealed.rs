@@ -40,36 +40,21 @@ pub struct Binding<'a> {
     pub expires_at: Option<u64>,
     /// The names and flags of its fields, in order.
     pub fields: &'a [FieldSpec],
+    /// Where else it may go, for access tokens alone; `None` is nowhere.
+    pub token_origin: Option<&'a Origin>,
 }
 
 /// Seals `fields` under `key` for what `binding` says and nothing else.
 pub fn seal(key: &DataKey, binding: &Binding<'_>, fields: &[Field]) -> Result<Vec<u8>, EnvelopeError> {
-    let mut salt = [0; SALT];
-    let mut nonce = [0; NONCE];
-    rand::fill(&mut salt).map_err(|_| EnvelopeError::Library)?;
-    rand::fill(&mut nonce).map_err(|_| EnvelopeError::Library)?;
+    let (salt, nonce) = drawn()?;
     seal_with(key, binding, fields, &salt, &nonce)
 }
 
 /// Opens what [`seal`] returned, for the same key and binding only. Nothing is decrypted before the
 /// commitment and the tag are found right.
 pub fn open(key: &DataKey, binding: &Binding<'_>, sealed: &[u8]) -> Result<Vec<Field>, EnvelopeError> {
-    let mut reader = Reader::of_record(sealed)?;
-    let salt = reader.array::<SALT>()?;
-    let commitment = reader.array::<COMMITMENT>()?;
-    let nonce = reader.array::<NONCE>()?;
-    let (ciphertext, tag) = reader.rest_and_last::<TAG>()?;
-    let derived = Derived::from(key, binding, salt)?;
-    if !bool::from(derived.commitment().ct_eq(commitment)) {
-        return Err(EnvelopeError::WrongKey);
-    }
-    let plaintext = Secret::filled(ciphertext.len(), |out| {
-        let buffer = InOutBuf::new(ciphertext, out).map_err(|_| EnvelopeError::Library)?;
-        derived
-            .cipher()
-            .decrypt_inout_detached(nonce.into(), &binding.encode(), buffer, tag.into())
-            .map_err(|_| EnvelopeError::NotAuthentic)
-    })?;
+    let key = Purpose::Fields.of(key, binding)?;
+    let plaintext = key.open(&binding.encode(), Reader::of_record(sealed)?)?;
     split(&plaintext, binding.fields)
 }
 
@@ -97,24 +82,15 @@ fn seal_with(
     if fields.iter().any(|field| field.value.len() > LONGEST_VALUE) {
         return Err(EnvelopeError::Damaged("a value is over 64 KiB"));
     }
-    let derived = Derived::from(key, binding, salt)?;
+    let key = Purpose::Fields.of(key, binding)?;
     let len: usize = fields.iter().map(|field| 4 + field.value.len()).sum();
     // Room for all of it at once: a vector that grew would leave plaintext behind.
     let mut plaintext = Zeroizing::new(Vec::with_capacity(len));
     for field in fields {
         wire::put(&mut plaintext, field.value.expose());
     }
-    let tag = derived
-        .cipher()
-        .encrypt_inout_detached(nonce.into(), &binding.encode(), plaintext.as_mut_slice().into())
-        .map_err(|_| EnvelopeError::Library)?;
-    let mut sealed = Vec::with_capacity(1 + SALT + COMMITMENT + NONCE + len + TAG);
-    sealed.push(FORMAT);
-    sealed.extend_from_slice(salt);
-    sealed.extend_from_slice(derived.commitment());
-    sealed.extend_from_slice(nonce);
-    sealed.extend_from_slice(&plaintext);
-    sealed.extend_from_slice(&tag);
+    let mut sealed = vec![FORMAT];
+    key.seal(&binding.encode(), plaintext, (salt, nonce), &mut sealed)?;
     Ok(sealed)
 }
 
@@ -129,7 +105,7 @@ fn split(plaintext: &Secret, specs: &[FieldSpec]) -> Result<Vec<Field>, Envelope
 }
 
 impl Binding<'_> {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let texts = self.customer.as_str().len() + self.integration.as_str().len() + self.origin.host().len();
         let mut out = Vec::with_capacity(72 + texts + 45 * self.fields.len());
         out.push(FORMAT);
@@ -141,27 +117,117 @@ impl Binding<'_> {
         wire::put_origin(&mut out, self.origin);
         wire::put_instant(&mut out, self.expires_at);
         wire::put_fields(&mut out, self.fields);
+        // The fields are counted: what stands behind them is this, or nothing.
+        if let Some(origin) = self.token_origin {
+            wire::put_origin(&mut out, origin);
+        }
         out
     }
 }
 
-/// The AES key and the commitment of one sealed version, wiped when dropped.
+/// What is sealed: no key of one purpose opens what another sealed.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    /// The fields of a version.
+    Fields,
+    /// An access token.
+    Access,
+    /// A refresh token.
+    Refresh,
+}
+
+impl Purpose {
+    /// The data key for this purpose, if it is the one that the binding names.
+    pub(super) fn of<'a>(
+        self,
+        key: &'a DataKey,
+        binding: &Binding<'_>,
+    ) -> Result<PurposeKey<'a>, EnvelopeError> {
+        let label: &'static [u8] = match self {
+            Self::Fields => b"relay sealed v1",
+            Self::Access => b"relay access token v1",
+            Self::Refresh => b"relay refresh token v1",
+        };
+        if key.id() == binding.data_key {
+            Ok(PurposeKey { key, label })
+        } else {
+            Err(EnvelopeError::WrongKey)
+        }
+    }
+}
+
+/// A data key for one purpose.
+pub(super) struct PurposeKey<'a> {
+    key: &'a DataKey,
+    label: &'static [u8],
+}
+
+impl PurposeKey<'_> {
+    /// Adds `salt | commitment | nonce | ciphertext | tag` to `out`.
+    pub(super) fn seal(
+        &self,
+        aad: &[u8],
+        mut plaintext: Zeroizing<Vec<u8>>,
+        (salt, nonce): (&[u8; SALT], &[u8; NONCE]),
+        out: &mut Vec<u8>,
+    ) -> Result<(), EnvelopeError> {
+        let derived = self.derived(salt)?;
+        let tag = derived
+            .cipher()
+            .encrypt_inout_detached(nonce.into(), aad, plaintext.as_mut_slice().into())
+            .map_err(|_| EnvelopeError::Library)?;
+        out.reserve_exact(SALT + COMMITMENT + NONCE + plaintext.len() + TAG);
+        out.extend_from_slice(salt);
+        out.extend_from_slice(derived.commitment());
+        out.extend_from_slice(nonce);
+        out.extend_from_slice(&plaintext);
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// The plaintext of what `reader` stands before, to its end.
+    pub(super) fn open(&self, aad: &[u8], mut reader: Reader<'_>) -> Result<Secret, EnvelopeError> {
+        let salt = reader.array::<SALT>()?;
+        let commitment = reader.array::<COMMITMENT>()?;
+        let nonce = reader.array::<NONCE>()?;
+        let (ciphertext, tag) = reader.rest_and_last::<TAG>()?;
+        let derived = self.derived(salt)?;
+        if !bool::from(derived.commitment().ct_eq(commitment)) {
+            return Err(EnvelopeError::WrongKey);
+        }
+        Secret::filled(ciphertext.len(), |out| {
+            let buffer = InOutBuf::new(ciphertext, out).map_err(|_| EnvelopeError::Library)?;
+            derived
+                .cipher()
+                .decrypt_inout_detached(nonce.into(), aad, buffer, tag.into())
+                .map_err(|_| EnvelopeError::NotAuthentic)
+        })
+    }
+
+    fn derived(&self, salt: &[u8; SALT]) -> Result<Derived, EnvelopeError> {
+        let mut both = Zeroizing::new([[0; 32]; 2]);
+        hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
+            .extract(self.key.expose())
+            .expand(&[self.label], Both)
+            .and_then(|okm| okm.fill(both.as_flattened_mut()))
+            .map_err(|_| EnvelopeError::Library)?;
+        Ok(Derived(both))
+    }
+}
+
+/// A fresh salt and nonce.
+pub(super) fn drawn() -> Result<([u8; SALT], [u8; NONCE]), EnvelopeError> {
+    let mut salt = [0; SALT];
+    let mut nonce = [0; NONCE];
+    rand::fill(&mut salt).map_err(|_| EnvelopeError::Library)?;
+    rand::fill(&mut nonce).map_err(|_| EnvelopeError::Library)?;
+    Ok((salt, nonce))
+}
+
+/// The AES key and the commitment of one sealed record, wiped when dropped.
 struct Derived(Zeroizing<[[u8; 32]; 2]>);
 
 impl Derived {
-    fn from(key: &DataKey, binding: &Binding<'_>, salt: &[u8; SALT]) -> Result<Self, EnvelopeError> {
-        if key.id() != binding.data_key {
-            return Err(EnvelopeError::WrongKey);
-        }
-        let mut both = Zeroizing::new([[0; 32]; 2]);
-        hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
-            .extract(key.expose())
-            .expand(&[b"relay sealed v1"], Both)
-            .and_then(|okm| okm.fill(both.as_flattened_mut()))
-            .map_err(|_| EnvelopeError::Library)?;
-        Ok(Self(both))
-    }
-
     fn cipher(&self) -> Aes256Gcm {
         let [key, _] = &*self.0;
         Aes256Gcm::new(key.into())
@@ -214,6 +280,7 @@ mod tests {
             origin: &Origin::parse("https://slack.com").unwrap(),
             expires_at: Some(4_102_444_800),
             fields: &specs,
+            token_origin: None,
         };
         let sealed = seal_with(&key, &binding, &fields, &[0x5a; SALT], &[0xc3; NONCE]).unwrap();
         let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();

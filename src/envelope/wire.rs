@@ -142,6 +142,11 @@ impl<'a> Reader<'a> {
         Ok(fields)
     }
 
+    /// Whether nothing is left over.
+    pub(super) const fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Checks that nothing is left over.
     pub(super) const fn end(self) -> Result<(), EnvelopeError> {
         if self.0.is_empty() { Ok(()) } else { Err(EnvelopeError::Damaged("it is too long")) }

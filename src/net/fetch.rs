@@ -1,7 +1,7 @@
 //! Control-plane calls: the command line to the admin API, relay to issuers for their keys. Never the data path.
 //!
 //! One request, one connection, one answer of a bounded size. The address was configured by the operator, so
-//! it is not vetted; no redirect is followed and no proxy variable read, so nobody else can change it. What
+//! it is not vetted, but for [`call`], which goes to a vendor by its [`Upstream`]; no redirect is followed and no proxy variable read, so nobody else can change it. What
 //! must never enter: a customer's request or credential, an address out of either.
 
 use std::fmt;
@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use super::dial::{Dial, DialError};
 use super::resolve::Resolver;
 use super::tls::{Roots, client_config};
-use super::upstream::is_of_tls;
+use super::upstream::{ConnectError, Upstream, is_of_tls};
 
 /// `url` as it may be called, if it may: `https://`, or `http://` on this machine, without a user or a fragment.
 pub fn operators_address(url: &str) -> Option<String> {
@@ -104,10 +104,40 @@ pub enum FetchError {
 /// [`FetchError`], each kind of failure apart.
 pub async fn fetch(request: FetchRequest) -> Result<Fetched, FetchError> {
     let allowed = request.timeout;
-    timeout(allowed, call(request)).await.unwrap_or(Err(FetchError::Timeout(allowed)))
+    timeout(allowed, fetched(request)).await.unwrap_or(Err(FetchError::Timeout(allowed)))
 }
 
-async fn call(request: FetchRequest) -> Result<Fetched, FetchError> {
+/// Why a vendor gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There was no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// There was one, and no answer.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+/// Makes one call of relay's own to a vendor: resolved, vetted, dialled and verified as every request to it.
+/// The URL is the upstream's origin and a path; `tls` is not looked at.
+///
+/// # Errors
+/// [`CallError`], each kind of failure apart.
+pub async fn call(upstream: &Upstream, request: FetchRequest) -> Result<Fetched, CallError> {
+    let url: Uri = request.url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
+    if url.authority().map(|to| to.as_str()) != Some(upstream.origin().authority().as_str()) {
+        return Err(FetchError::Url("it is another origin's").into());
+    }
+    let allowed = request.timeout;
+    // Boxed: dialling needs much room.
+    let called = Box::pin(async {
+        let (stream, _) = upstream.dial_http1().await?;
+        Ok(exchange(stream, &url, request).await?)
+    });
+    timeout(allowed, called).await.unwrap_or(Err(FetchError::Timeout(allowed).into()))
+}
+
+async fn fetched(request: FetchRequest) -> Result<Fetched, FetchError> {
     let url: Uri = request.url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
     let resolver = Arc::new(Resolver::new(Handle::current()));
     let mut dial = Dial::unvetted(resolver, request.timeout);
@@ -168,7 +198,8 @@ fn outgoing(url: &Uri, request: FetchRequest) -> Result<Request<Full<Bytes>>, Fe
 }
 
 async fn read(mut body: Incoming, limit: usize) -> Result<Vec<u8>, FetchError> {
-    let mut bytes = Vec::new();
+    // Room for most answers at once: a vector that grows leaves copies of a secret behind.
+    let mut bytes = Vec::with_capacity(limit.min(16 * 1024));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| FetchError::Broken(e.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };

@@ -114,8 +114,10 @@ impl<'a> AtHand<'a> {
                 next.data_key = new.id();
                 let (from, to) = ((&*old, &head.binding()), (&*new, &next.binding()));
                 let sealed = envelope::reseal(from, &row.sealed, to)?;
+                let tokens = row.tokens.as_ref().map(|tokens| envelope::reseal_tokens(from, tokens, to));
+                let tokens = tokens.transpose()?.map(Into::into);
                 let expected = Expected::Head(row.head.clone());
-                match self.sealer.put(&next, &new, sealed.into(), expected).await {
+                match self.sealer.put(&next, &new, (sealed.into(), tokens), expected).await {
                     Err(SealError::Conflict) => {}
                     written => return written.map(|()| true),
                 }

@@ -7,7 +7,7 @@ use super::SealError;
 use crate::clock::unix_seconds;
 use crate::config::FieldSetting;
 use crate::config::signing::ClientCertificate;
-use crate::envelope::{SHORTEST_SCRUBBED, check_text, check_value};
+use crate::envelope::{Head, SHORTEST_SCRUBBED, check_text, check_value};
 use crate::model::{Customer, FieldName, IntegrationName, Policy};
 use crate::net::identity::Identity;
 use crate::secret::{Field, Secret};
@@ -29,6 +29,28 @@ pub struct NewSecret {
     /// What makes the same call again give the same secret: 1 to 255 bytes, for one customer and
     /// integration.
     pub idempotency: Option<String>,
+}
+
+/// Values that were checked and are not sealed yet.
+pub struct Judged {
+    pub(super) head: Head,
+    pub(super) fields: Vec<Field>,
+    /// It came with an idempotency key.
+    pub(super) repeatable: bool,
+    /// A new secret; else a new version of one.
+    pub(super) new: bool,
+}
+
+impl Judged {
+    /// What it will be: whose, for which integration, where it may go.
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The values, for the vendor's own judgement.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
 }
 
 /// Checks everything but the values.

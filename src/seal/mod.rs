@@ -19,6 +19,7 @@ mod renew;
 mod rewrap;
 mod summary;
 mod target;
+mod tokens;
 mod versions;
 
 use std::collections::HashMap;
@@ -35,11 +36,12 @@ use crate::model::{Customer, DataKeyId, FieldName, FieldSpec, IntegrationName, S
 use crate::secret::{DataKey, Field, Secret};
 use crate::store::{Expected, SecretRow, Store, StoreError};
 
-pub use intake::NewSecret;
+pub use intake::{Judged, NewSecret};
 pub use inventory::{Inventory, KmsKeyUse, inventory};
 pub use rebind::Was;
-pub use summary::{Listing, Summary, Version, Versions};
+pub use summary::{Listing, Summary, TokenSummary, Version, Versions};
 pub use target::SealTarget;
+pub use tokens::{AtRest, Given};
 
 /// Where the store keeps the wrapped store-wide key.
 const STORE_KEY: &str = "fingerprint-key";
@@ -125,6 +127,14 @@ impl Sealer {
     /// # Errors
     /// Each of [`SealError`] but `NotFound`.
     pub async fn add(&self, new: NewSecret) -> Result<Summary, SealError> {
+        self.add_judged(self.judged(new)?, None).await
+    }
+
+    /// Checks a new secret without sealing it.
+    ///
+    /// # Errors
+    /// `UnknownIntegration`, `Invalid`.
+    pub fn judged(&self, new: NewSecret) -> Result<Judged, SealError> {
         let target = self.target(&new.integration)?;
         intake::check(&new)?;
         let NewSecret { customer, integration, label, fields, expires_at, policy, idempotency } = new;
@@ -137,11 +147,12 @@ impl Sealer {
             None => SecretId::random(),
         };
         let now = unix_seconds();
-        let mut head = Head {
+        let head = Head {
             customer,
             id,
             integration,
             origin: place.origin,
+            token_origin: target.token_origin.clone(),
             label,
             state: State::Active,
             version: 1,
@@ -155,13 +166,40 @@ impl Sealer {
             updated_at: now,
             changes: 0,
         };
+        Ok(Judged { head, fields, repeatable: idempotency.is_some(), new: true })
+    }
+
+    /// The secret that stands there already, if this one comes again with its idempotency key.
+    ///
+    /// # Errors
+    /// `IdempotencyReused`, `Keys`, `Store`, `Unusable`.
+    pub async fn standing(&self, judged: &Judged) -> Result<Option<Summary>, SealError> {
+        if !judged.repeatable || self.store.secret(&judged.head.customer, judged.head.id).await?.is_none() {
+            return Ok(None);
+        }
+        match self.same(&judged.head).await {
+            Err(SealError::Conflict) => Ok(None),
+            told => told.map(Some),
+        }
+    }
+
+    /// Seals what was judged, with what the vendor gave for it, if it was asked.
+    ///
+    /// # Errors
+    /// As [`Sealer::add`] and [`Sealer::add_version`].
+    pub async fn add_judged(&self, judged: Judged, given: Option<Given>) -> Result<Summary, SealError> {
+        if !judged.new {
+            return self.add_judged_version(judged, given).await;
+        }
+        let Judged { mut head, fields, repeatable, .. } = judged;
         for _ in 0..TRIES {
             let key = self.active_key(&head.customer).await?;
             head.data_key = key.id();
             let sealed = envelope::seal(&key, &head.binding(), &fields)?;
-            match self.put(&head, &key, sealed.into(), Expected::New(key.id())).await {
+            let tokens = given.as_ref().map(|given| given.sealed(&key, &head, 1)).transpose()?;
+            match self.put(&head, &key, (sealed.into(), tokens), Expected::New(key.id())).await {
                 // The same secret stands there already, or the customer's data key was replaced meanwhile.
-                Err(SealError::Conflict) if idempotency.is_some() => match self.same(&head).await {
+                Err(SealError::Conflict) if repeatable => match self.same(&head).await {
                     Err(SealError::Conflict) => {}
                     told => return told,
                 },
@@ -182,30 +220,57 @@ impl Sealer {
         id: SecretId,
         fields: Vec<(FieldName, Secret)>,
     ) -> Result<Summary, SealError> {
+        let judged = self.judged_version(id, fields).await?;
+        self.add_judged(judged, None).await
+    }
+
+    /// Checks new values for a secret without sealing them.
+    ///
+    /// # Errors
+    /// Each of [`SealError`] but `IdempotencyReused`.
+    pub async fn judged_version(
+        &self,
+        id: SecretId,
+        fields: Vec<(FieldName, Secret)>,
+    ) -> Result<Judged, SealError> {
         let customer = self.owner(id).await?;
-        let integration = self.row(&customer, id).await?.1.integration;
-        let target = self.target(&integration)?;
+        let (_, mut head) = self.row(&customer, id).await?;
+        let target = self.target(&head.integration)?;
         let fields = intake::declared(&target.fields, fields)?;
         intake::identity(target.client_certificate.as_ref(), &fields)?;
         let place = target.freeze(&fields)?;
+        head.origin = place.origin;
+        let Terms { policy, .. } = Terms::decode(&head.policy)?;
+        head.policy = Terms { base_path: place.base_path, policy }.encode()?;
+        head.token_origin.clone_from(&target.token_origin);
+        head.fields = specs(&fields);
+        head.fingerprint = envelope::fingerprint(&self.store_key, &fields);
+        Ok(Judged { head, fields, repeatable: false, new: false })
+    }
+
+    async fn add_judged_version(&self, judged: Judged, given: Option<Given>) -> Result<Summary, SealError> {
+        let Judged { head: wanted, fields, .. } = judged;
+        let Terms { base_path, .. } = Terms::decode(&wanted.policy)?;
         for _ in 0..TRIES {
-            let (row, mut head) = self.row(&customer, id).await?;
+            let (row, mut head) = self.row(&wanted.customer, wanted.id).await?;
             // Asked behind the row: were this key replaced meanwhile, the row would be, too, and is not ours.
-            let key = self.active_key(&customer).await?;
+            let key = self.active_key(&wanted.customer).await?;
             head.highest_version = head
                 .highest_version
                 .checked_add(1)
                 .ok_or(EnvelopeError::Damaged("there is no version number left"))?;
             head.version = head.highest_version;
-            head.origin = place.origin.clone();
+            head.origin = wanted.origin.clone();
             let Terms { policy, .. } = Terms::decode(&head.policy)?;
-            head.policy = Terms { base_path: place.base_path.clone(), policy }.encode()?;
+            head.policy = Terms { base_path: base_path.clone(), policy }.encode()?;
+            head.token_origin.clone_from(&wanted.token_origin);
             head.data_key = key.id();
-            head.fields = specs(&fields);
-            head.fingerprint = envelope::fingerprint(&self.store_key, &fields);
+            head.fields.clone_from(&wanted.fields);
+            head.fingerprint = wanted.fingerprint;
             touch(&mut head);
             let sealed = envelope::seal(&key, &head.binding(), &fields)?;
-            match self.put(&head, &key, sealed.into(), Expected::Head(row.head)).await {
+            let tokens = given.as_ref().map(|given| given.sealed(&key, &head, 1)).transpose()?;
+            match self.put(&head, &key, (sealed.into(), tokens), Expected::Head(row.head)).await {
                 Err(SealError::Conflict) => {}
                 written => return written.map(|()| head.into()),
             }
@@ -227,7 +292,7 @@ impl Sealer {
             head.state = state;
             touch(&mut head);
             let key = self.key(&customer, head.data_key).await?;
-            match self.put(&head, &key, row.sealed, Expected::Head(row.head)).await {
+            match self.put(&head, &key, (row.sealed, row.tokens), Expected::Head(row.head)).await {
                 Err(SealError::Conflict) => {}
                 written => return written.map(|()| head.into()),
             }
@@ -254,9 +319,11 @@ impl Sealer {
     /// `NotFound`, `Keys`, `Store`, `Unusable`.
     pub async fn show(&self, id: SecretId) -> Result<Summary, SealError> {
         let customer = self.owner(id).await?;
-        let summary = self.row(&customer, id).await?.1.into();
+        let (row, head) = self.row(&customer, id).await?;
+        let token = self.standing_of(&row, &head).await?;
         let used = self.store.upkeep().last_used(&customer, vec![id]).await?;
-        Ok(Summary { last_used_at: used.into_iter().flatten().next(), ..summary })
+        let last_used_at = used.into_iter().flatten().next();
+        Ok(Summary { last_used_at, token, ..head.into() })
     }
 
     /// Up to `limit` of a customer's secrets in the order of their ids, behind `after`.
@@ -365,7 +432,7 @@ impl Sealer {
         &self,
         head: &Head,
         key: &DataKey,
-        sealed: Bytes,
+        (sealed, tokens): (Bytes, Option<Bytes>),
         expected: Expected,
     ) -> Result<(), SealError> {
         let row = SecretRow {
@@ -374,6 +441,7 @@ impl Sealer {
             version: head.version,
             head: head.encode(key).into(),
             sealed,
+            tokens,
         };
         match self.store.put_secret(row, expected).await {
             Err(StoreError::Conflict) => Err(SealError::Conflict),
@@ -402,6 +470,11 @@ fn specs(fields: &[Field]) -> Vec<FieldSpec> {
 
 fn touch(head: &mut Head) {
     head.updated_at = unix_seconds();
+    touch_quietly(head);
+}
+
+/// A change that is nobody's: other writers see that something changed, operators see no new time.
+fn touch_quietly(head: &mut Head) {
     head.changes = head.changes.saturating_add(1);
 }
 

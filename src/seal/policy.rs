@@ -78,7 +78,7 @@ impl Sealer {
             head.policy = terms;
             touch(&mut head);
             let key = self.key(&customer, head.data_key).await?;
-            match self.put(&head, &key, row.sealed, Expected::Head(row.head)).await {
+            match self.put(&head, &key, (row.sealed, row.tokens), Expected::Head(row.head)).await {
                 Err(SealError::Conflict) => {}
                 written => return written.map(|()| head.into()),
             }

@@ -22,14 +22,19 @@ pub struct Was {
     /// The vendor's origin before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The origin of its token endpoint before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_origin: Option<Origin>,
 }
 
 impl Was {
     fn names(&self, head: &Head, target: &SealTarget) -> bool {
         let Ok(terms) = Terms::decode(&head.policy) else { return false };
         let admitted = target.admits(&head.origin, terms.base_path.as_deref());
-        let here = head.integration == target.name && admitted;
+        let here = head.integration == target.name && admitted && head.token_origin == target.token_origin;
+        let tokens = self.token_origin.as_ref().or(target.token_origin.as_ref());
         !here
+            && head.token_origin.as_ref() == tokens
             && head.integration == *self.integration.as_ref().unwrap_or(&target.name)
             && self.origin.as_ref().map_or(admitted, |origin| head.origin == *origin)
     }
@@ -52,7 +57,8 @@ impl Sealer {
         }
         let other_name = from.integration.as_ref().is_some_and(|name| *name != target.name);
         let other_origin = from.origin.as_ref().is_some_and(|origin| *origin != target.origin);
-        if !other_name && !other_origin {
+        let other_tokens = from.token_origin.is_some() && from.token_origin != target.token_origin;
+        if !other_name && !other_origin && !other_tokens {
             let why = "it is what the integration has today: name what it had before".to_owned();
             return Err(SealError::Invalid { field: "from".to_owned(), why });
         }
@@ -104,6 +110,7 @@ impl Sealer {
                     head.origin = target.origin.clone();
                     head.policy = without_base_path(&head.policy);
                 }
+                head.token_origin.clone_from(&target.token_origin);
                 touch(head);
             }
             wanted

@@ -5,7 +5,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::clock;
-use crate::envelope::{Head, Terms};
+use crate::envelope::{Head, Standing, Terms};
 use crate::model::{Customer, FieldName, IntegrationName, Origin, Policy, SecretId, State};
 
 /// A secret as operators see it. Times are seconds since 1970 here and RFC 3339 when serialized.
@@ -47,6 +47,41 @@ pub struct Summary {
     /// The hour in which it was last used, a minute late; told where secrets are shown or listed.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub last_used_at: Option<u64>,
+    /// How its access token stands, where it has one; told where one secret is shown.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenSummary>,
+}
+
+/// How an access token stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenSummary {
+    /// `valid`, `expired`, or `reconnect_required`.
+    pub token_state: &'static str,
+    /// When the vendor gave it, or refused it for good.
+    #[serde(serialize_with = "rfc3339")]
+    pub token_obtained_at: u64,
+    /// From when on it is of no use.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub token_expires_at: Option<u64>,
+    /// Why the customer must connect the account again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_reason: Option<String>,
+}
+
+impl TokenSummary {
+    pub(super) fn of(standing: &Standing, now: u64) -> Self {
+        let token_state = match standing {
+            Standing { reconnect: Some(_), .. } => "reconnect_required",
+            Standing { expires_at, .. } if *expires_at <= now => "expired",
+            Standing { .. } => "valid",
+        };
+        Self {
+            token_state,
+            token_obtained_at: standing.obtained_at,
+            token_expires_at: standing.reconnect.is_none().then_some(standing.expires_at),
+            token_reason: standing.reconnect.clone(),
+        }
+    }
 }
 
 /// One page of a customer's secrets.
@@ -127,6 +162,7 @@ impl From<Head> for Summary {
             updated_at: head.updated_at,
             expires_at: head.expires_at,
             last_used_at: None,
+            token: None,
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct SealTarget {
     pub name: IntegrationName,
     /// Where its secrets may go.
     pub origin: Origin,
+    /// Where else they may go, for access tokens alone.
+    pub token_origin: Option<Origin>,
     /// Where they may go, if that is each customer's own.
     pub per_customer: Option<UpstreamTemplate>,
     /// The fields that its secrets have.
@@ -33,6 +35,7 @@ impl From<&config::Integration> for SealTarget {
         Self {
             name: from.name.clone(),
             origin: from.origin.clone(),
+            token_origin: from.renewal.as_ref().and_then(|renewal| renewal.token_origin.clone()),
             per_customer: from.per_customer.clone(),
             fields: from.fields.clone(),
             client_certificate: from.client_certificate.clone(),

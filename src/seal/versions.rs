@@ -56,8 +56,8 @@ impl Sealer {
             let past = past.ok_or_else(|| refused(format!("there is no version {to}, or it was erased")))?;
             let (old, old_key) = at_hand.past_head(id, &past).await?;
             let base = |head: &Head| Terms::decode(&head.policy).map(|terms| terms.base_path);
-            if (&old.integration, &old.origin, base(&old)?)
-                != (&current.integration, &current.origin, base(&current)?)
+            if (&old.integration, &old.origin, &old.token_origin, base(&old)?)
+                != (&current.integration, &current.origin, &current.token_origin, base(&current)?)
             {
                 let why = format!("version {to} is sealed for {} at {}", old.integration, old.origin);
                 return Err(refused(why));
@@ -74,7 +74,7 @@ impl Sealer {
             next.fingerprint = old.fingerprint;
             touch(&mut next);
             let sealed = envelope::reseal((&old_key, &old.binding()), &past.sealed, (&key, &next.binding()))?;
-            match self.put(&next, &key, sealed.into(), Expected::Head(row.head)).await {
+            match self.put(&next, &key, (sealed.into(), None), Expected::Head(row.head)).await {
                 Err(SealError::Conflict) => {}
                 written => return written.map(|()| next.into()),
             }

@@ -5,6 +5,7 @@
 //! field, a field that a vendor could read as an injected one.
 
 mod content;
+mod own;
 mod render;
 mod target;
 
@@ -35,6 +36,7 @@ use content::Content;
 use render::{Rendered, joined, render};
 use target::Target;
 
+pub use own::own_request;
 pub use target::Echo;
 
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");

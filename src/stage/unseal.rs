@@ -4,15 +4,18 @@
 //! [`Credential`] lives for this request only; nothing here keeps it. What must never leave: plaintext in
 //! an error.
 
+use crate::config::renewal::ACCESS_TOKEN;
 use crate::envelope::{self, EnvelopeError};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
-use crate::model::FieldName;
+use crate::model::{FieldName, FieldSpec};
 use crate::net::identity::Identity;
 use crate::net::line::Line;
 use crate::refusal::{Code, Refusal};
-use crate::secret::{Field, Secret};
+use crate::secret::{DataKey, Field, Secret};
+use crate::stage::authorize::records::Record;
 use crate::stage::record::Opened;
+use crate::stage::route::Renewing;
 
 /// A secret's plaintext fields, alive for one request.
 pub struct Credential {
@@ -20,6 +23,11 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Values that somebody gives at this moment, to be tried before they are sealed.
+    pub const fn in_hand(fields: Vec<Field>) -> Self {
+        Self { fields }
+    }
+
     /// One field's value.
     pub fn value(&self, name: &FieldName) -> Option<&Secret> {
         self.fields.iter().find(|field| field.spec.name == *name).map(|field| &field.value)
@@ -79,7 +87,27 @@ async fn fields(keys: &DataKeys, opened: &Opened) -> Result<Vec<Field>, Refusal>
         Some(key) => key,
         None => Box::pin(keys.open(&head.customer, head.data_key, record.wrapped_key())).await?,
     };
-    Ok(envelope::open(&key, &head.binding(), record.sealed())?)
+    match &opened.grant().route().renewing {
+        None => Ok(envelope::open(&key, &head.binding(), record.sealed())?),
+        Some(renewing) => with_token(&key, record, renewing),
+    }
+}
+
+/// The access token, and of the secret's own fields those that go out beside it: what a token is had with stays
+/// sealed here.
+fn with_token(key: &DataKey, record: &Record, renewing: &Renewing) -> Result<Vec<Field>, Refusal> {
+    let binding = record.head().binding();
+    let token = record.tokens().map(|tokens| tokens.open_access(key, &binding)).transpose()?.flatten();
+    let none = || Refusal::new(Code::CredentialUnusable, "There is no access token for this secret.");
+    let value = token.ok_or_else(none)?;
+    let name = FieldName::parse(ACCESS_TOKEN).map_err(|_| none())?;
+    let mut fields = Vec::new();
+    if !renewing.beside.is_empty() {
+        fields = envelope::open(key, &binding, record.sealed())?;
+        fields.retain(|field| renewing.beside.contains(&field.spec.name));
+    }
+    fields.push(Field { spec: FieldSpec { name, secret: true }, value });
+    Ok(fields)
 }
 
 impl From<EnvelopeError> for Refusal {

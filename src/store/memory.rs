@@ -172,6 +172,7 @@ struct Kept {
     versions: BTreeMap<u32, Bytes>,
     /// Of the versions that are not current: since when, and their heads.
     past: BTreeMap<u32, (u64, Bytes)>,
+    tokens: Option<Bytes>,
     used: Option<u64>,
 }
 
@@ -189,7 +190,8 @@ impl Held {
             (Expected::Absent | Expected::New(_), None) => {
                 let versions = BTreeMap::from([(row.version, row.sealed)]);
                 let past = BTreeMap::new();
-                let kept = Kept { current: row.version, head: row.head, versions, past, used: None };
+                let (current, head, tokens) = (row.version, row.head, row.tokens);
+                let kept = Kept { current, head, versions, past, tokens, used: None };
                 theirs.secrets.insert(row.id, kept);
                 self.owners.insert(row.id, row.customer);
                 Ok(())
@@ -201,6 +203,7 @@ impl Held {
                     kept.past.remove(&row.version);
                 }
                 kept.current = row.version;
+                kept.tokens = row.tokens;
                 kept.versions.insert(row.version, row.sealed);
                 Ok(())
             }
@@ -218,6 +221,7 @@ impl Kept {
             version: self.current,
             head: self.head.clone(),
             sealed,
+            tokens: self.tokens.clone(),
         };
         Some(row)
     }

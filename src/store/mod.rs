@@ -30,6 +30,9 @@ pub struct SecretRow {
     pub head: Bytes,
     /// The sealed current version (`envelope`).
     pub sealed: Bytes,
+    /// What the vendor gave for the current version: sealed access and refresh tokens (`envelope`). Written and
+    /// deleted with the row, so that it never outlives the version or the data key that it is sealed under.
+    pub tokens: Option<Bytes>,
 }
 
 /// What a write found in its way.
@@ -72,8 +75,9 @@ pub trait Store: Send + Sync {
     /// Whose secret `id` is. For the admin API alone: the data path must never ask this.
     fn owner(&self, id: SecretId) -> Call<'_, Option<Customer>>;
 
-    /// Writes head and version in one transaction if the store still holds what is `expected`, else
-    /// [`StoreError::Conflict`]. When the version changes, the one before is kept with its head.
+    /// Writes head, version and tokens in one transaction if the store still holds what is `expected`, else
+    /// [`StoreError::Conflict`]. When the version changes, the one before is kept with its head; tokens are not
+    /// kept.
     fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()>;
 
     /// Deletes the secret and all its versions; whether there was one.

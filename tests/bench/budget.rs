@@ -40,6 +40,7 @@ use relay::jwks::{Algorithm, Generation, IssuerKeys, KeySet};
 use relay::kms::cached::DataKeys;
 use relay::kms::keyring::Keyring;
 use relay::kms::local::Local;
+use relay::lifecycle::{self, Lifecycle};
 use relay::metrics::Metrics;
 use relay::model::{Customer, FieldName, IntegrationName, Policy, SecretId};
 use relay::net::pool::{Pool, PoolLimits, Upstream, UpstreamSettings};
@@ -248,7 +249,15 @@ async fn worker(
     let sealer = Sealer::open(store.clone(), keys.clone(), targets).await.unwrap();
     let sealed = sealer.add(new_secret(customer)).await.unwrap();
     let metrics = Arc::new(Metrics::new());
+    let log = audit();
+    let parts = lifecycle::Parts {
+        sealer: Arc::new(sealer),
+        chain: log.chain(),
+        metrics: metrics.clone(),
+        control: control.clone(),
+    };
     let shared = Shared {
+        lifecycle: Arc::new(Lifecycle::new([], parts)),
         routes: Routes::new([route(integration, &metrics, &control)]),
         token_rules: token_rules(config, issuer),
         records: Records::new(store, keys.clone(), limits.record_cache_bytes, &control),
@@ -259,7 +268,6 @@ async fn worker(
             own: Arc::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]),
         },
     };
-    let log = audit();
     let worker = Worker {
         leases: Leases::new(shared.records.clone()),
         shared: Arc::new(shared),
@@ -353,5 +361,6 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         metrics: metrics.integration(integration.name.as_str()),
         share: Arc::new(Share::new(0, None, None, None)),
         hosts: None,
+        renewing: None,
     }
 }

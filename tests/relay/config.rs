@@ -96,7 +96,7 @@ fn a_good_file_becomes_what_it_says_with_the_defaults_of_the_rest() {
 fn the_reference_is_accepted_and_names_every_key() {
     let (config, report) = judged(REFERENCE, &[("RELAY__ADMIN__TOKEN", "env:ADMIN")]);
     assert_eq!(report.errors(), 0, "{report}");
-    assert_eq!(config.unwrap().integrations.len(), 3);
+    assert_eq!(config.unwrap().integrations.len(), 4);
     for (table, key) in config::known_keys().filter(|(table, _)| !table.is_empty()) {
         assert!(named(table, key), "relay.toml does not show {key} of [{table}]");
     }

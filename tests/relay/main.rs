@@ -74,6 +74,8 @@ mod json_rewrite;
 mod kms;
 /// Starts, restarts and damage: what is told, and that what was acknowledged still opens.
 mod life;
+/// Access tokens are had, kept and renewed, or given up in words.
+mod lifecycle;
 /// A request that names no secret gets the only one there is.
 mod only_secret;
 /// A credential stands wherever the vendor wants it, escaped for the place.
@@ -102,5 +104,7 @@ mod slots;
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.
 mod streaming;
+/// A credential is tried before it is sealed.
+mod verify;
 /// WebSocket: the handshake, the messages, the ends.
 mod websocket;

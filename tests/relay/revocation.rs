@@ -189,10 +189,10 @@ fn a_new_version_and_enable_end_nothing() {
     assert_eq!(outcome(&rig)["note"], serde_json::Value::Null);
 }
 
-/// A store whose reads fail while `fails` is set.
-struct Failing {
-    inner: Memory,
-    fails: Arc<AtomicBool>,
+/// A store whose reads and writes of secrets fail while `fails` is set.
+pub(crate) struct Failing {
+    pub(crate) inner: Memory,
+    pub(crate) fails: Arc<AtomicBool>,
 }
 
 impl Store for Failing {
@@ -214,6 +214,9 @@ impl Store for Failing {
         self.inner.owner(id)
     }
     fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("it is made to fail".to_owned())) });
+        }
         self.inner.put_secret(row, expected)
     }
     fn remove_secret<'a>(&'a self, customer: &'a Customer, id: SecretId) -> Call<'a, bool> {

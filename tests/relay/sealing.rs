@@ -10,6 +10,7 @@ mod keys;
 mod matrix;
 mod records;
 mod rotation;
+mod tokens;
 mod vectors;
 mod writing;
 

@@ -40,7 +40,7 @@ fn customer(name: &str) -> Customer {
 
 fn row(customer: &Customer, id: SecretId, version: u32, sealed: impl Into<Bytes>) -> SecretRow {
     let head = Bytes::from(format!("head {version}"));
-    SecretRow { customer: customer.clone(), id, version, head, sealed: sealed.into() }
+    SecretRow { customer: customer.clone(), id, version, head, sealed: sealed.into(), tokens: None }
 }
 
 // No two bytes of a piece repeat in step with the pieces, so that a swapped piece would show.
@@ -282,5 +282,38 @@ async fn a_record_of_64_kib_comes_back_as_it_went_in() {
             store.put_secret(row.clone(), Expected::Absent).await.unwrap();
             assert!(store.secret(&ours, row.id).await.unwrap() == Some(row), "{name} {bytes} bytes");
         }
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_written_kept_and_deleted_with_their_row() {
+    for Case { name, store, .. } in every_engine() {
+        let (ours, id) = (customer("acme"), SecretId::random());
+        let with = |head: &'static str, tokens: Option<Bytes>| SecretRow {
+            head: Bytes::from_static(head.as_bytes()),
+            tokens,
+            ..row(&ours, id, 1, "sealed")
+        };
+        let expected = |head: &'static str| Expected::Head(Bytes::from_static(head.as_bytes()));
+        let read = async || store.secret(&ours, id).await.unwrap().unwrap().tokens;
+        store.put_secret(with("a", None), Expected::Absent).await.unwrap();
+        assert_eq!(read().await, None, "{name}");
+        let large = long(40_000);
+        store.put_secret(with("b", Some(large.clone())), expected("a")).await.unwrap();
+        assert_eq!(read().await, Some(large.clone()), "{name}: larger than a page");
+        let late = store.put_secret(with("c", Some(Bytes::from_static(b"late"))), expected("a")).await;
+        assert!(matches!(late, Err(StoreError::Conflict)), "{name}");
+        assert_eq!(read().await, Some(large), "{name}: a write that came too late changes nothing");
+        let small = Bytes::from_static(b"small");
+        store.put_secret(with("c", Some(small.clone())), expected("b")).await.unwrap();
+        assert_eq!(read().await, Some(small.clone()), "{name}: and leaves no piece of a larger one");
+        assert_eq!(store.secrets(&ours, None, 10).await.unwrap()[0].tokens, Some(small), "{name}: in a list");
+        let next = SecretRow { version: 2, ..with("d", None) };
+        store.put_secret(next, expected("c")).await.unwrap();
+        assert_eq!(read().await, None, "{name}: a new version has none");
+        store.put_secret(with("e", Some(Bytes::from_static(b"more"))), expected("d")).await.unwrap();
+        assert!(store.remove_secret(&ours, id).await.unwrap(), "{name}");
+        store.put_secret(with("f", None), Expected::Absent).await.unwrap();
+        assert_eq!(read().await, None, "{name}: they went with the secret");
     }
 }

@@ -12,6 +12,7 @@ pub mod clouds;
 pub mod issuer;
 pub mod kms;
 pub mod logs;
+pub mod oauth;
 pub mod packing;
 pub mod spellings;
 pub mod vendor;
@@ -203,6 +204,11 @@ impl Rig {
             runtime.block_on(relay.stop());
             runtime.shutdown_timeout(Duration::from_secs(2));
         }
+    }
+
+    /// What a restart reads anew.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     pub fn running(&self) -> &Running {

@@ -132,6 +132,8 @@ fn demo(vendor: &Vendor) -> Result<Integration, String> {
         default_secret: false,
         burst: None,
         concurrency: None,
+        renewal: None,
+        verify: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //! private address) is refused, so that no request has to be.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,7 +15,8 @@ use super::super::upstream::UpstreamTemplate;
 use super::super::written::{Given, Table, Written};
 use super::super::{FieldSetting, Integration, OnReflect, Placement, Timeouts};
 use super::doors::Doors;
-use super::{fields, per_customer, placement, server, signing, upstream};
+use super::renewal::Around;
+use super::{fields, login, per_customer, placement, renewal, server, signing, upstream};
 use crate::model::{IntegrationName, Origin};
 
 /// Reads every integration, in the order of the file.
@@ -51,13 +53,26 @@ pub(super) fn integrations(
 fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) -> Option<Integration> {
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
-    let mut fields = fields::fields(written, table);
+    let declared = table.entry("fields").is_none().then(|| renewal::default_fields(table)).flatten();
+    let mut fields = declared.unwrap_or_else(|| fields::fields(written, table));
     let address = address(written, table, (plaintext_danger, !private_cidrs.is_empty()), &fields);
     let secure = address.as_ref().is_none_or(|address| address.origin.is_secure());
     let client_certificate = signing::client_certificate(written, table, &mut fields, secure);
     let sign = signing::signing(written, table, &fields);
-    let elsewhere = signing::used(sign.as_ref(), client_certificate.as_ref());
-    let inject = placement::placements(written, table, &fields, &elsewhere);
+    let around = Around {
+        upstream: address.as_ref().map(|address| &address.origin),
+        per_customer: address.as_ref().is_some_and(|address| address.per_customer.is_some()),
+        plaintext: plaintext_danger && !private_cidrs.is_empty(),
+    };
+    let (renewal, had_with) = renewal::renewal(written, table, &fields, &around);
+    let verify = login::verify(written, table);
+    if let Some(renewal) = &renewal {
+        renewal::keys(renewal, &mut fields);
+    }
+    let mut elsewhere = signing::used(sign.as_ref(), client_certificate.as_ref());
+    elsewhere.extend(had_with);
+    let seen: Vec<_> = fields.iter().cloned().chain(renewal::access_token(table)).collect();
+    let inject = placement::placements(written, table, &seen, &elsewhere);
     signing::apart(written, table, &fields, sign.as_ref(), &inject);
     let allow = rules(written, table, "allow");
     let deny = rules(written, table, "deny");
@@ -111,6 +126,8 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         rate,
         burst,
         concurrency,
+        renewal: renewal.map(Arc::new),
+        verify,
     })
 }
 

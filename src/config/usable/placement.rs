@@ -81,7 +81,7 @@ pub(super) fn placements(
         }
         placements.push(read.value);
     }
-    if whole && integration.entry("fields").is_some() {
+    if whole && (integration.entry("fields").is_some() || !elsewhere.is_empty()) {
         let unused: Vec<_> =
             fields.iter().filter(|(field, _)| !named_elsewhere(integration, field)).collect();
         warn_of_unused(written, &placements, &unused, elsewhere);

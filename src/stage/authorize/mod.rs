@@ -148,6 +148,22 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     })
 }
 
+/// The same grant over the record as the store has it now: the vendor gave another token for it meanwhile.
+///
+/// # Errors
+/// Those of the secret itself, as [`authorize`] has them.
+pub async fn again(records: &Records, grant: Grant) -> Result<Grant, Refusal> {
+    let key = (grant.identity.customer.clone(), grant.record.head().id);
+    let record = usable(records.now(&key).await?, &grant.route)?;
+    if (&record.head().origin, record.base_path()) != (&grant.route.origin, grant.record.base_path()) {
+        return Err(Refusal::new(
+            Code::CredentialUnusable,
+            "The secret was sealed for another place while its token was had: send the request again.",
+        ));
+    }
+    Ok(Grant { record, ..grant })
+}
+
 /// The last word on a path alone, without rules and records: for `probe`.
 pub(super) fn checked_target(route: &Route, matched: &Matched, token: &Token) -> Result<Uri, Refusal> {
     path::check(matched, token)?;
@@ -221,12 +237,19 @@ async fn find(
     id: SecretId,
     route: Arc<Route>,
 ) -> Result<(Arc<Record>, Arc<Route>), Refusal> {
+    let found = records.find(&identity.customer, id).await?;
+    // Behind the lookup, so that a secret that is not on the token's list takes as long as an unknown one.
+    let record = usable(found.filter(|_| identity.may_use(id)), &route)?;
+    let route = route.at(&record.head().origin, record.base_path())?;
+    Ok((record, route))
+}
+
+fn usable(record: Option<Arc<Record>>, route: &Route) -> Result<Arc<Record>, Refusal> {
     let not_found =
         || Refusal::new(Code::SecretNotFound, "This customer has no such secret for this integration.");
-    let record = records.find(&identity.customer, id).await?.ok_or_else(not_found)?;
+    let record = record.ok_or_else(not_found)?;
     let head = record.head();
-    // Behind the lookup, so that a secret that is not on the token's list takes as long as an unknown one.
-    if head.integration != route.name || !identity.may_use(id) {
+    if head.integration != route.name {
         return Err(not_found());
     }
     if head.state == State::Disabled {
@@ -238,8 +261,13 @@ async fn find(
     if head.expires_at.is_some_and(|at| clock::unix_seconds() >= at) {
         return Err(Refusal::new(Code::SecretExpired, "The secret's own expiry date is past."));
     }
-    let route = route.at(&head.origin, record.base_path())?;
-    Ok((record, route))
+    if head.token_origin.as_ref() != route.renewing.as_ref().and_then(|it| it.token_origin.as_ref()) {
+        return Err(Refusal::new(
+            Code::CredentialUnusable,
+            "The secret was sealed for another token endpoint than this integration's.",
+        ));
+    }
+    Ok(record)
 }
 
 fn target(route: &Route, matched: &Matched) -> Result<Uri, Refusal> {

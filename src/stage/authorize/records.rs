@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::envelope::{EnvelopeError, Head, Terms};
+use crate::envelope::{EnvelopeError, Head, SealedTokens, Terms};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
 use crate::model::{Customer, SecretId};
@@ -45,6 +45,8 @@ pub struct Record {
     wrapped_key: Bytes,
     base_path: Option<String>,
     narrowed: Option<Box<Narrowed>>,
+    // Boxed: most records have none.
+    tokens: Option<Box<SealedTokens>>,
     used: Used,
 }
 
@@ -74,16 +76,23 @@ impl Record {
         self.narrowed.as_deref()
     }
 
+    /// What the vendor gave for it, its code found right.
+    pub fn tokens(&self) -> Option<&SealedTokens> {
+        self.tokens.as_deref()
+    }
+
     /// Notes that the credential is used at this moment, in seconds since 1970.
     pub fn note_use(&self, at: u64) {
         self.used.note(at);
     }
 
     fn weight(&self) -> usize {
+        let tokens = self.tokens().map_or(0, SealedTokens::len);
         self.sealed.len()
             + self.wrapped_key.len()
             + self.head.label.len()
             + 4 * self.head.policy.len()
+            + tokens
             + OVERHEAD
     }
 }
@@ -263,9 +272,12 @@ impl Records {
         if head.version != row.version {
             return Err(EnvelopeError::Damaged("its row and its head name different versions").into());
         }
+        let read = |tokens| SealedTokens::decode(&key, &head.binding(), tokens).map(Box::new);
+        let tokens = row.tokens.as_ref().map(read).transpose()?;
         let Terms { base_path, policy } = Terms::decode(&head.policy)?;
         let narrowed = Narrowed::of(&policy)?;
-        Ok(Record { head, sealed: row.sealed, wrapped_key, base_path, narrowed, used: Used::default() })
+        let (sealed, used) = (row.sealed, Used::default());
+        Ok(Record { head, sealed, wrapped_key, base_path, narrowed, tokens, used })
     }
 }
 

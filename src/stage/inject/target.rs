@@ -63,29 +63,7 @@ impl Target {
         template: &Template,
         credential: &Credential,
     ) -> Result<Vec<Secret>, Refusal> {
-        let Template::Text(parts) = template else { return Err(Code::CredentialUnusable.into()) };
-        let (mut pieces, mut rendered) = (Vec::new(), Vec::new());
-        for part in parts {
-            match part {
-                Part::Literal(text) => pieces.push(Zeroizing::new(text.as_bytes().to_vec())),
-                Part::Field(name) => {
-                    let value = usable(credential, name)?;
-                    if value.iter().any(|byte| matches!(byte, b'/' | b'\\' | b'%')) {
-                        return Err(leaves(name.as_str()));
-                    }
-                    let encoded = percent_encoded(value, IN_SEGMENT);
-                    if encoded.as_slice() != value && credential.is_secret(name) {
-                        rendered.push(kept(&encoded));
-                    }
-                    pieces.push(encoded);
-                }
-            }
-        }
-        let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_slice()).collect();
-        let path = joined(&pieces);
-        if path.split(|byte| *byte == b'/').skip(1).any(is_dots) {
-            return Err(leaves("in the path"));
-        }
+        let (path, rendered) = path_of(template, credential)?;
         let matched = grant.matched();
         let sent = joined(&[grant.route().base_path.as_bytes(), &path]);
         self.echoes.push(Echo { sent: kept(&sent), known: matched.base_path().into_owned() });
@@ -124,6 +102,40 @@ impl Target {
         })?;
         Ok((target, self.echoes))
     }
+}
+
+/// The segments that a template stands for, and what in them differs from the fields.
+///
+/// # Errors
+/// `credential_unusable` for a value that would leave its segment.
+pub(super) fn path_of(
+    template: &Template,
+    credential: &Credential,
+) -> Result<(Zeroizing<Vec<u8>>, Vec<Secret>), Refusal> {
+    let Template::Text(parts) = template else { return Err(Code::CredentialUnusable.into()) };
+    let (mut pieces, mut rendered) = (Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Literal(text) => pieces.push(Zeroizing::new(text.as_bytes().to_vec())),
+            Part::Field(name) => {
+                let value = usable(credential, name)?;
+                if value.iter().any(|byte| matches!(byte, b'/' | b'\\' | b'%')) {
+                    return Err(leaves(name.as_str()));
+                }
+                let encoded = percent_encoded(value, IN_SEGMENT);
+                if encoded.as_slice() != value && credential.is_secret(name) {
+                    rendered.push(kept(&encoded));
+                }
+                pieces.push(encoded);
+            }
+        }
+    }
+    let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_slice()).collect();
+    let path = joined(&pieces);
+    if path.split(|byte| *byte == b'/').skip(1).any(is_dots) {
+        return Err(leaves("in the path"));
+    }
+    Ok((path, rendered))
 }
 
 /// Whether a segment could be read as `.` or `..`: dots may be escaped, and servers cut parameters off.

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use crate::audit::chain::Chain;
 use crate::audit::{AuditError, Event, Kind};
@@ -21,8 +21,9 @@ use crate::model::{Customer, RequestId, SecretId};
 use crate::net::body::Meter;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity};
-use crate::stage::authorize::Grant;
 use crate::stage::authorize::leases::Revoked;
+use crate::stage::authorize::records::Records;
+use crate::stage::authorize::{self, Grant};
 use crate::stage::route::{Matched, Reference, Route};
 
 pub use body::Recorded;
@@ -107,11 +108,22 @@ pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
 /// # Errors
 /// `audit_unavailable`.
 pub async fn open_again(trail: &Trail, opened: Opened) -> Result<Opened, Refusal> {
-    trail.outcome.borrow_mut().note = Some("not answered on a reused connection, sent again".to_owned());
-    trail.write(Kind::Outcome);
-    trail.outcome.borrow_mut().note = None;
+    trail.write_again("not answered on a reused connection, sent again");
     trail.intent().await?;
     Ok(opened)
+}
+
+/// The same for a request whose access token the vendor refused with 401, once there is another token.
+///
+/// # Errors
+/// `audit_unavailable`; those of the secret, if it is another one by now.
+pub async fn open_renewed(trail: &Trail, opened: Opened, records: &Records) -> Result<Opened, Refusal> {
+    trail.relayed(StatusCode::UNAUTHORIZED.as_u16());
+    trail.write_again("the vendor refused the access token, sent again with a new one");
+    // Closed until the next intent stands: what fails from here on is refused without another outcome.
+    trail.opened.set(false);
+    let grant = authorize::again(records, *opened.grant).await?;
+    open(trail, grant).await
 }
 
 impl Trail {
@@ -242,6 +254,14 @@ impl Trail {
         // Its durability is not waited for: the intent stands, and an outcome that is missing is told by
         // `relay audit verify` as unfinished.
         drop(self.with_event(kind, None, |event| self.ledger.chain.record(event)));
+    }
+
+    /// The outcome of what is sent another time.
+    fn write_again(&self, note: &str) {
+        self.outcome.borrow_mut().note = Some(note.to_owned());
+        self.write(Kind::Outcome);
+        let mut outcome = self.outcome.borrow_mut();
+        (outcome.note, outcome.status) = (None, 0);
     }
 
     /// One record per refusal, until the customer's budget for this second is spent.

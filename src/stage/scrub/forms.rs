@@ -141,7 +141,7 @@ impl Forms {
     }
 
     /// Where forms stand in `text`: sorted, those that overlap or touch made one.
-    pub(super) fn ranges(&self, text: &[u8]) -> Vec<Range<usize>> {
+    pub fn ranges(&self, text: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         if self.is_empty() {
             return found;

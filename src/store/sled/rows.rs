@@ -19,7 +19,8 @@ pub(super) fn secret(tree: &Tree, customer: &Customer, id: SecretId) -> Result<O
     let Some((version, head)) = head(tree, customer, id)? else { return Ok(None) };
     let sealed = Record::version(customer, id, version).read(tree)?;
     let sealed = sealed.ok_or_else(|| damaged("a secret's current version is missing"))?;
-    Ok(Some(SecretRow { customer: customer.clone(), id, version, head, sealed }))
+    let tokens = Record::tokens(customer, id).read(tree)?;
+    Ok(Some(SecretRow { customer: customer.clone(), id, version, head, sealed, tokens }))
 }
 
 /// Up to `limit` of the customer's secrets by id, behind `after`.
@@ -60,7 +61,7 @@ pub(super) fn owner(tree: &Tree, id: SecretId) -> Result<Option<Customer>, Fault
     customer.map(Some).ok_or_else(|| damaged("an owner is not a customer"))
 }
 
-/// Adds head, version and owner of `row` to `batch`, if the store holds what is `expected`.
+/// Adds head, version, tokens and owner of `row` to `batch`, if the store holds what is `expected`.
 pub(super) fn put_secret(
     tree: &Tree,
     batch: &mut Batch,
@@ -89,13 +90,22 @@ pub(super) fn put_secret(
     if version.read(tree)?.is_none_or(|stored| stored != row.sealed) {
         version.write(tree, batch, &row.sealed)?;
     }
+    let tokens = Record::tokens(&row.customer, row.id);
+    let stored = tokens.read(tree)?;
+    match &row.tokens {
+        Some(given) if stored.as_ref() != Some(given) => tokens.write(tree, batch, given)?,
+        None if stored.is_some() => {
+            tokens.remove(tree, batch)?;
+        }
+        Some(_) | None => {}
+    }
     if owned.is_none() {
         Record::owner(row.id).write(tree, batch, row.customer.as_str().as_bytes())?;
     }
     Ok(())
 }
 
-/// Adds the removal of the secret, its versions and its owner to `batch`; whether there was one.
+/// Adds the removal of the secret, its versions, tokens and owner to `batch`; whether there was one.
 pub(super) fn remove_secret(
     tree: &Tree,
     batch: &mut Batch,
@@ -109,6 +119,7 @@ pub(super) fn remove_secret(
     Record::versions(customer, id).remove(tree, batch)?;
     Record::pasts(customer, id).remove(tree, batch)?;
     Record::used(customer, id).remove(tree, batch)?;
+    Record::tokens(customer, id).remove(tree, batch)?;
     Record::owner(id).remove(tree, batch)?;
     Ok(true)
 }
@@ -206,6 +217,11 @@ impl Record {
     /// When a secret was last used.
     pub(super) fn used(customer: &Customer, id: SecretId) -> Self {
         Self::of(b'u', customer).and(id.as_bytes())
+    }
+
+    /// What the vendor gave for a secret's current version.
+    fn tokens(customer: &Customer, id: SecretId) -> Self {
+        Self::of(b't', customer).and(id.as_bytes())
     }
 
     /// That a customer is being forgotten.

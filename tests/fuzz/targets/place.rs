@@ -76,6 +76,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         metrics: Metrics::new().integration(NAME),
         share: Arc::new(Share::new(0, None, None, None)),
         hosts: None,
+        renewing: None,
     }])
 });
 

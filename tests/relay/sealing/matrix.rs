@@ -128,6 +128,7 @@ impl Bench {
             version,
             head: Bytes::copy_from_slice(head),
             sealed: Bytes::copy_from_slice(sealed),
+            tokens: None,
         };
         target.standing = match self.rig.runtime().block_on({
             let expected = Expected::Head(target.standing.clone());

@@ -29,6 +29,7 @@ fn head() -> Head {
         id: SecretId::parse("11111111-2222-4333-8444-555555555555").unwrap(),
         integration: IntegrationName::parse("slack").unwrap(),
         origin: Origin::parse("https://slack.com").unwrap(),
+        token_origin: None,
         label: "Acme bot".to_owned(),
         state: State::Disabled,
         version: 7,
@@ -133,6 +134,7 @@ impl Owned {
             origin: &self.origin,
             expires_at: self.expires_at,
             fields: &self.fields,
+            token_origin: None,
         }
     }
 }

@@ -42,6 +42,7 @@ fn target(name: &str, origin: &str) -> SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin: Origin::parse(origin).unwrap(),
         per_customer: None,
+        token_origin: None,
         fields: vec![field],
         client_certificate: None,
         rate: None,
@@ -566,6 +567,7 @@ async fn secrets_are_rebound_to_where_the_integration_is_now_and_only_those_aske
         let was = |integration: Option<&str>, origin: Option<&str>| Was {
             integration: integration.map(|name| IntegrationName::parse(name).unwrap()),
             origin: origin.map(|origin| Origin::parse(origin).unwrap()),
+            token_origin: None,
         };
         let at = async |targets: Vec<SealTarget>| {
             Bench::of(store.clone(), Keyring::of(kms.clone()), targets, Habits::default()).await

@@ -41,6 +41,7 @@ fn target(name: &str, origin: &str, fields: Vec<FieldSetting>) -> SealTarget {
         name: IntegrationName::parse(name).unwrap(),
         origin,
         per_customer: None,
+        token_origin: None,
         fields,
         client_certificate: None,
         rate: None,

@@ -127,7 +127,7 @@ async fn write_for_ever(store: Arc<Sled>) {
         for version in 1..3 {
             let head = Bytes::from(format!("head {version}"));
             let (customer, sealed) = (ours.clone(), sealed(id, version));
-            let row = SecretRow { customer, id, version, head: head.clone(), sealed };
+            let row = SecretRow { customer, id, version, head: head.clone(), sealed, tokens: None };
             store.put_secret(row, expected).await.unwrap();
             say("ack", id, version);
             expected = Expected::Head(head);
