@@ -209,6 +209,15 @@ impl Matched {
         self.route.as_ref()
     }
 
+    /// The same request on the integration as it is for its secret, where its host is each customer's own.
+    #[must_use]
+    pub fn on(self, route: &Arc<Route>) -> Self {
+        match &self.route {
+            Some(own) if own.hosts.is_some() => Self { route: Some(route.clone()), ..self },
+            _ => self,
+        }
+    }
+
     /// The name that was asked for, for the error text: at most 40 characters of it.
     pub fn asked_for(&self) -> &str {
         if let Some(route) = &self.route {

@@ -131,6 +131,7 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     let generation = rules.leases.generation();
     let (record, route) = find(rules.records, &identity, id, route).await?;
     let own = policy::narrowed(rules.in_flight, &record, asked, matched.rest())?;
+    let matched = matched.on(&route);
     let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
     Ok(Grant {
