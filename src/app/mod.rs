@@ -152,8 +152,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
-    let parts = (&sealer, &log, &metrics, &control);
-    let (routes, lifecycle) = open_routes(&config.integrations, &own, parts)?;
+    let (routes, lifecycle) = open_routes(&config.integrations, &own, (&sealer, &log, &metrics, &control))?;
     let surroundings = surroundings(&config, &own);
     let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
     let shared = Arc::new(Shared {
