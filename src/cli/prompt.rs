@@ -53,6 +53,9 @@ mod tests {
             help: Some("https://api.slack.com/apps".to_owned()),
             example: Some("xoxb-...".to_owned()),
             scrub_off_danger: false,
+            optional: false,
+            pem: false,
+            pattern: None,
         };
         let wanted = "Bot token, such as xoxb-...; see https://api.slack.com/apps (not shown): ";
         assert_eq!(question(&field), wanted);

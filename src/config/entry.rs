@@ -12,13 +12,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::environment::Overrides;
-use super::keys;
 use super::report::{Findings, Place};
 use super::suggest;
 use crate::catalog::{self, Entry, PREFIX};
-
-/// Keys that entries have ahead of relay: left out while no table knows them.
-const AHEAD: &[(&str, &str)] = &[("integrations.*", "verify"), ("integrations.*.fields.*", "match")];
 
 /// Lays entries below the integrations that use one. The names of those whose `use` means nothing are
 /// returned: what they seem to lack is not their mistake.
@@ -95,39 +91,22 @@ fn entry(word: &str) -> Result<&'static Entry, Wrong> {
 fn settings(entry: &Entry, base: usize) -> Option<DeTable<'static>> {
     let mut document = DeTable::parse(entry.text).ok()?.into_inner();
     match document.remove("integration")?.into_inner() {
-        DeValue::Table(table) => Some(moved_table(table, base, "integrations.*")),
+        DeValue::Table(table) => Some(moved_table(table, base)),
         _ => None,
     }
 }
 
-fn moved_table<'d>(table: DeTable<'d>, base: usize, pattern: &str) -> DeTable<'d> {
-    let known = |key: &str| {
-        let ahead = AHEAD.iter().any(|(table, ahead)| *table == pattern && *ahead == key);
-        !ahead || keys::kind(pattern, key).is_some()
-    };
-    table
-        .into_iter()
-        .filter(|(key, _)| known(key.get_ref()))
-        .map(|(key, value)| {
-            let below = below(pattern, key.get_ref());
-            let key = Spanned::new(moved(&key.span(), base), key.into_inner());
-            (key, moved_value(value, base, &below))
-        })
-        .collect()
+fn moved_table(table: DeTable<'_>, base: usize) -> DeTable<'_> {
+    let key = |key: Spanned<_>| Spanned::new(moved(&key.span(), base), key.into_inner());
+    table.into_iter().map(|(name, value)| (key(name), moved_value(value, base))).collect()
 }
 
-/// The shape of what stands under `key`.
-fn below(pattern: &str, key: &str) -> String {
-    let chosen = keys::shape(pattern).is_some_and(|shape| shape.keys.is_empty());
-    format!("{pattern}.{}", if chosen { "*" } else { key })
-}
-
-fn moved_value<'d>(value: Spanned<DeValue<'d>>, base: usize, pattern: &str) -> Spanned<DeValue<'d>> {
+fn moved_value(value: Spanned<DeValue<'_>>, base: usize) -> Spanned<DeValue<'_>> {
     let span = moved(&value.span(), base);
     let value = match value.into_inner() {
-        DeValue::Table(table) => DeValue::Table(moved_table(table, base, pattern)),
+        DeValue::Table(table) => DeValue::Table(moved_table(table, base)),
         DeValue::Array(members) => {
-            DeValue::Array(members.into_iter().map(|member| moved_value(member, base, pattern)).collect())
+            DeValue::Array(members.into_iter().map(|member| moved_value(member, base)).collect())
         }
         scalar => scalar,
     };

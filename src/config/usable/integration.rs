@@ -73,6 +73,10 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     elsewhere.extend(had_with);
     let seen: Vec<_> = fields.iter().cloned().chain(renewal::access_token(table)).collect();
     let inject = placement::placements(written, table, &seen, &elsewhere);
+    if verify.is_some() && inject.iter().any(Placement::is_in_body) {
+        let message = format!("{} verify cannot try a credential that stands in a body", table.shown);
+        written.findings.error(&table.place_of("verify"), message, "leave verify away");
+    }
     signing::apart(written, table, &fields, sign.as_ref(), &inject);
     let allow = rules(written, table, "allow");
     let deny = rules(written, table, "deny");

@@ -12,7 +12,7 @@ use super::super::signing::{
 };
 use super::super::template::{Part, Template};
 use super::super::written::{Given, Table, Written};
-use super::super::{FieldSetting, Placement};
+use super::super::{FieldSetting, Placement, Where};
 use super::placement;
 use crate::model::FieldName;
 
@@ -384,10 +384,24 @@ pub(super) fn apart(
     inject: &[Placement],
 ) {
     let headers = sign.map(Signing::headers).unwrap_or_default();
-    for header in inject.iter().filter_map(Placement::header).filter(|header| headers.contains(header)) {
-        let message =
-            format!("inject of {} names the header {}, which sign writes", integration.shown, header);
+    for name in inject.iter().filter_map(Placement::header).filter(|name| headers.contains(name)) {
+        let message = format!("inject of {} names the header {name}, which sign writes", integration.shown);
         written.findings.error(&integration.place_of("inject"), message, "take it out of inject");
+    }
+    if matches!(sign, Some(Signing::Aws(_))) && inject.iter().any(Placement::is_in_body) {
+        let message =
+            format!("inject of {} changes bodies whose hash the app has told already", integration.shown);
+        let fix = "leave the body placement away: \"aws_sigv4\" signs the body as it came";
+        written.findings.error(&integration.place_of("inject"), message, fix);
+    }
+    let in_target =
+        |placement: &Placement| matches!(placement.at, Where::Query(_) | Where::Path(_) | Where::Form(_));
+    let writes_query = matches!(sign, Some(Signing::Hmac(hmac)) if hmac.recipe.parameters().next().is_some());
+    if writes_query && inject.iter().any(in_target) {
+        let message =
+            format!("inject of {} writes into the query or form that sign writes anew", integration.shown);
+        let fix = "place the credential in a header: what sign writes anew is not wiped";
+        written.findings.error(&integration.place_of("inject"), message, fix);
     }
     let signed = sign.map(Signing::fields).unwrap_or_default();
     for (setting, place) in fields.iter().filter(|(setting, _)| setting.pem) {
