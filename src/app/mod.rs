@@ -128,6 +128,16 @@ struct Background {
 
 type Task = tokio::task::JoinHandle<()>;
 
+impl Background {
+    fn begin(jobs: Arc<Jobs>, generation: &Generation, records: &Records, control: &Handle) -> Self {
+        Self {
+            jobs: control.spawn(async move { jobs.run().await }),
+            generation: control.spawn(generation.clone().follow()),
+            uses: control.spawn(tell_uses(records.clone())),
+        }
+    }
+}
+
 /// Starts a relay as configured. `control` is the runtime of everything that is not the data path.
 ///
 /// # Errors
@@ -179,11 +189,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
     note(&chain, "start").await.map_err(failed("[audit]"))?;
-    let background = Background {
-        jobs: control.spawn(async move { jobs.run().await }),
-        generation: control.spawn(generation.clone().follow()),
-        uses: control.spawn(tell_uses(records.clone())),
-    };
+    let background = Background::begin(jobs, &generation, &records, &control);
     Ok(Running {
         app,
         doors: own_doors,

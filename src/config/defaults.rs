@@ -23,6 +23,7 @@ pub(super) fn default(pattern: &str, key: &str) -> Option<Value> {
         ("server.limits", "idle_timeout") => json!("60s"),
         ("callers", "customer_prefix") => json!(""),
         ("callers", "secret") => json!("secret"),
+        ("callers", "secrets") => json!("secrets"),
         ("callers", "max_lifetime") => json!("24h"),
         ("callers", "leeway") => json!("30s"),
         ("keys", "context") => json!("name"),

@@ -159,9 +159,11 @@ fn judge(
     let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref()).collect();
     let mut overrides = environment::Overrides::collect(environment, &names, &mut findings);
     let unsettled = entry::settle(document.get_mut(), &mut overrides, &mut findings);
-    let settings = effective
-        .then(|| effective::settings(document.get_ref(), &overrides, &findings, name, text))
-        .unwrap_or_default();
+    let settings = if effective {
+        effective::settings(document.get_ref(), &overrides, &findings, name, text)
+    } else {
+        Vec::new()
+    };
     let mut written =
         Written { findings, overrides, torn, unsettled, incomplete: false, folder, files, environment };
     let config = usable::config(&mut written, document.get_ref());

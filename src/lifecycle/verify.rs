@@ -63,7 +63,9 @@ impl Lifecycle {
 async fn tried(way: &Way, verify: Option<&Verify>, judged: &Judged) -> Result<Option<Given>, Refusal> {
     let mut given = None;
     if let Some((renewal, upstream)) = &way.renewal {
-        let had = mint(way, (renewal, upstream), judged.fields(), None).await.map_err(hinted)?;
+        let had = mint(way, (renewal, upstream), judged.fields(), None)
+            .await
+            .map_err(|refusal| hinted(&refusal))?;
         if let Some(why) = &had.standing.reconnect {
             return Err(Refusal::new(Code::CredentialUnusable, format!("It was not sealed: {why}")));
         }
@@ -118,7 +120,7 @@ async fn called(
         tls: None,
     };
     let answer = call(&route.upstream, request).await;
-    let Fetched { status, body, .. } = answer.map_err(|error| hinted(unanswered(&error, "API")))?;
+    let Fetched { status, body, .. } = answer.map_err(|error| hinted(&unanswered(&error, "API")))?;
     let body = Zeroizing::new(body);
     let right = verify.expect.map_or_else(|| status.is_success(), |wanted| status.as_u16() == wanted);
     let says = verify.says.as_ref().is_none_or(|(at, wanted)| {
@@ -137,7 +139,7 @@ async fn called(
 }
 
 /// What has nothing to do with the credential says how to go on without.
-fn hinted(refusal: Refusal) -> Refusal {
+fn hinted(refusal: &Refusal) -> Refusal {
     let detail = format!("It was not sealed: {} {HINT}.", refusal.detail());
     Refusal::new(refusal.code(), detail).because(refusal.cause().unwrap_or_default())
 }

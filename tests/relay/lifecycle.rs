@@ -358,12 +358,10 @@ fn killed_between_the_vendors_answer_and_its_keeping_a_relay_says_that_it_must_b
 /// Where a real relay listens, as it says itself.
 fn listening(process: &mut std::process::Child) -> std::net::SocketAddr {
     use std::io::BufRead;
-    let lines = std::io::BufReader::new(process.stderr.take().unwrap()).lines();
-    for line in lines.map_while(Result::ok).filter(|line| line.contains("relay runs")) {
-        let line: Value = serde_json::from_str(&line).unwrap();
-        return line["app"].as_str().unwrap().parse().unwrap();
-    }
-    panic!("relay said nowhere where it listens");
+    let mut lines = std::io::BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("relay runs")).expect("relay says where it listens");
+    let line: Value = serde_json::from_str(&line).unwrap();
+    line["app"].as_str().unwrap().parse().unwrap()
 }
 
 /// A vendor of tokens alone, as a script.

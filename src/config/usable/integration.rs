@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::super::renewal::{Renewal, Verify};
 use super::super::report::Place;
 use super::super::rule::Rule;
+use super::super::signing::{ClientCertificate, Signing};
 use super::super::upstream::UpstreamTemplate;
 use super::super::written::{Given, Table, Written};
 use super::super::{FieldSetting, Integration, OnReflect, Placement, Timeouts};
@@ -53,31 +55,8 @@ pub(super) fn integrations(
 fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) -> Option<Integration> {
     let private_cidrs = private_cidrs(written, table);
     let plaintext_danger = written.switch(table, "plaintext_danger").is_some_and(|given| given.value);
-    let declared = table.entry("fields").is_none().then(|| renewal::default_fields(table)).flatten();
-    let mut fields = declared.unwrap_or_else(|| fields::fields(written, table));
-    let address = address(written, table, (plaintext_danger, !private_cidrs.is_empty()), &fields);
-    let secure = address.as_ref().is_none_or(|address| address.origin.is_secure());
-    let client_certificate = signing::client_certificate(written, table, &mut fields, secure);
-    let sign = signing::signing(written, table, &fields);
-    let around = Around {
-        upstream: address.as_ref().map(|address| &address.origin),
-        per_customer: address.as_ref().is_some_and(|address| address.per_customer.is_some()),
-        plaintext: plaintext_danger && !private_cidrs.is_empty(),
-    };
-    let (renewal, had_with) = renewal::renewal(written, table, &fields, &around);
-    let verify = login::verify(written, table);
-    if let Some(renewal) = &renewal {
-        renewal::keys(renewal, &mut fields);
-    }
-    let mut elsewhere = signing::used(sign.as_ref(), client_certificate.as_ref());
-    elsewhere.extend(had_with);
-    let seen: Vec<_> = fields.iter().cloned().chain(renewal::access_token(table)).collect();
-    let inject = placement::placements(written, table, &seen, &elsewhere);
-    if verify.is_some() && inject.iter().any(Placement::is_in_body) {
-        let message = format!("{} verify cannot try a credential that stands in a body", table.shown);
-        written.findings.error(&table.place_of("verify"), message, "leave verify away");
-    }
-    signing::apart(written, table, &fields, sign.as_ref(), &inject);
+    let Travel { fields, address, client_certificate, sign, renewal, verify, inject } =
+        travel(written, table, (plaintext_danger, !private_cidrs.is_empty()));
     let allow = rules(written, table, "allow");
     let deny = rules(written, table, "deny");
     let ca_file = ca_file(written, table);
@@ -133,6 +112,46 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
         renewal: renewal.map(Arc::new),
         verify,
     })
+}
+
+/// How a credential comes to the vendor: what it consists of, where it goes, and in which shape.
+struct Travel {
+    fields: Vec<(FieldSetting, Place)>,
+    address: Option<Address>,
+    client_certificate: Option<ClientCertificate>,
+    sign: Option<Signing>,
+    renewal: Option<Renewal>,
+    verify: Option<Verify>,
+    inject: Vec<Placement>,
+}
+
+fn travel(written: &mut Written<'_>, table: &Table<'_>, (plaintext_danger, private): (bool, bool)) -> Travel {
+    let declared = table.entry("fields").is_none().then(|| renewal::default_fields(table)).flatten();
+    let mut fields = declared.unwrap_or_else(|| fields::fields(written, table));
+    let address = address(written, table, (plaintext_danger, private), &fields);
+    let secure = address.as_ref().is_none_or(|address| address.origin.is_secure());
+    let client_certificate = signing::client_certificate(written, table, &mut fields, secure);
+    let sign = signing::signing(written, table, &fields);
+    let around = Around {
+        upstream: address.as_ref().map(|address| &address.origin),
+        per_customer: address.as_ref().is_some_and(|address| address.per_customer.is_some()),
+        plaintext: plaintext_danger && private,
+    };
+    let (renewal, had_with) = renewal::renewal(written, table, &fields, &around);
+    let verify = login::verify(written, table);
+    if let Some(renewal) = &renewal {
+        renewal::keys(renewal, &mut fields);
+    }
+    let mut elsewhere = signing::used(sign.as_ref(), client_certificate.as_ref());
+    elsewhere.extend(had_with);
+    let seen: Vec<_> = fields.iter().cloned().chain(renewal::access_token(table)).collect();
+    let inject = placement::placements(written, table, &seen, &elsewhere);
+    if verify.is_some() && inject.iter().any(Placement::is_in_body) {
+        let message = format!("{} verify cannot try a credential that stands in a body", table.shown);
+        written.findings.error(&table.place_of("verify"), message, "leave verify away");
+    }
+    signing::apart(written, table, &fields, sign.as_ref(), &inject);
+    Travel { fields, address, client_certificate, sign, renewal, verify, inject }
 }
 
 struct Pace {

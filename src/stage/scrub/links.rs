@@ -44,7 +44,7 @@ pub fn restore(headers: &mut HeaderMap, echoes: &[Echo]) {
     for field in FIELDS {
         let values: Vec<HeaderValue> = headers.get_all(&field).iter().cloned().collect();
         let restored = |value: HeaderValue| {
-            let restored = echoes.iter().fold(value.as_bytes().to_vec(), |text, echo| restored(text, echo));
+            let restored = echoes.iter().fold(value.as_bytes().to_vec(), |text, echo| restored(&text, echo));
             HeaderValue::from_bytes(&restored).unwrap_or(value)
         };
         headers.remove(&field);
@@ -54,11 +54,11 @@ pub fn restore(headers: &mut HeaderMap, echoes: &[Echo]) {
     }
 }
 
-fn restored(text: Vec<u8>, echo: &Echo) -> Vec<u8> {
+fn restored(text: &[u8], echo: &Echo) -> Vec<u8> {
     let sent = echo.sent.expose();
     let is_bound = |byte: Option<&u8>| byte.is_none_or(|byte| b"/?#&;<>\"', ".contains(byte));
     let (mut known, mut from) = (Vec::with_capacity(text.len()), 0);
-    for at in memchr::memmem::find_iter(&text, sent) {
+    for at in memchr::memmem::find_iter(text, sent) {
         // A path begins behind the origin, a parameter behind a mark.
         let begins =
             sent.starts_with(b"/") || is_bound(at.checked_sub(1).and_then(|before| text.get(before)));

@@ -182,7 +182,7 @@ fn each_mistake_is_told_with_its_fix() {
             "equals is a text",
             "a list",
         ),
-        (format!("{INJECT}"), "{access_token} is not one of its fields", "no oauth2 and no login"),
+        (INJECT.to_string(), "{access_token} is not one of its fields", "no oauth2 and no login"),
     ];
     for (lines, wanted, mistake) in rows {
         let (config, report) = judged(&lines);
