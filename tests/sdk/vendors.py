@@ -65,7 +65,7 @@ class Recorder(BaseHTTPRequestHandler):
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size + 2)[:-2]
             self.rfile.readline()
-        self.server.seen.append((self.command, self.path, dict(self.headers), body))
+        self.server.seen.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body))
         path = self.path.partition("?")[0]
         for (method, pattern), answer in self.server.table.items():
             if method == self.command and re.fullmatch(pattern, path):
@@ -112,7 +112,7 @@ class Case:
 
 
 def bearer(request: tuple, credential: str) -> bool:
-    return request[2].get("Authorization") == f"Bearer {credential}"
+    return request[2].get("authorization") == f"Bearer {credential}"
 
 
 def in_header(name: str) -> Callable[[tuple, str], bool]:
@@ -121,7 +121,7 @@ def in_header(name: str) -> Callable[[tuple, str], bool]:
 
 def basic(request: tuple, credential: str) -> bool:
     pair = base64.b64encode(f"{ACCOUNT}:{credential}".encode()).decode()
-    return request[2].get("Authorization") == f"Basic {pair}"
+    return request[2].get("authorization") == f"Basic {pair}"
 
 
 def in_path(request: tuple, credential: str) -> bool:
@@ -129,7 +129,7 @@ def in_path(request: tuple, credential: str) -> bool:
 
 
 def re_signed(request: tuple, credential: str) -> bool:
-    given = request[2].get("Authorization", "")
+    given = request[2].get("authorization", "")
     return given.startswith(f"AWS4-HMAC-SHA256 Credential={ACCESS}/") and "unused" not in given
 
 
@@ -253,7 +253,7 @@ def minted() -> dict:
 def by_service_account(request: tuple, credential: str) -> bool:
     _, path, headers, body = request
     if path != "/token":
-        return headers.get("Authorization") == f"Bearer {MINTED[-1]}" and len(MINTED) == 1
+        return headers.get("authorization") == f"Bearer {MINTED[-1]}" and len(MINTED) == 1
     given = parse_qs(body.decode())
     key = serialization.load_pem_private_key(credential.encode(), None).public_key()
     claims = jwt.decode(given["assertion"][0], key, algorithms=["RS256"], options={"verify_aud": False})
@@ -290,7 +290,7 @@ CASES = [
     Case("github", BEARER, use_github, {("GET", "/user"): {"login": "acme", "id": 1}}, bearer),
     Case("openai", BEARER, use_openai, {("POST", "/v1/chat/completions"): COMPLETION}, bearer),
     Case("anthropic", '{ header = "x-api-key", value = "{token}" }', use_anthropic,
-         {("POST", "/v1/messages"): ANTHROPIC}, in_header("X-Api-Key")),
+         {("POST", "/v1/messages"): ANTHROPIC}, in_header("x-api-key")),
     Case("twilio", '{ header = "authorization", value = "basic({sid}, {token})" }', use_twilio, {
         ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"): {"sid": "SM1", "status": "queued"},
     }, basic, {"sid": ACCOUNT}, 'fields = { sid = { secret = false }, token = {} }\n'),
@@ -347,10 +347,11 @@ def main() -> int:
                 said = case.drive(own or f"{relay.url}/{case.name}/{added[case.name]}", token)
                 seen = vendors[case.name].seen
                 judged(case, seen, credentials[case.name], (token, added[case.name]))
-                print(f"{case.name + ':':<11}{said}; {len(seen)} requests, each with the credential alone")
+                print(f"{case.name + ':':<13}{said}; {len(seen)} requests, each with the credential alone")
             control(CASES[0], vendors["stripe"].seen, credentials["stripe"], token)
             print(relay.call("audit", "verify", "--config", relay.config).splitlines()[-1])
             relay.stop()
+            on_no_disk(relay.folder, [*credentials.values(), *MINTED])
         finally:
             if relay.process is not None and relay.process.poll() is None:
                 relay.process.kill()
@@ -389,13 +390,21 @@ def judged(case: Case, seen: list, credential: str, never: tuple) -> None:
         assert not any(name.lower().startswith("relay-") for name in request[2]), request[2].keys()
 
 
+def on_no_disk(folder: Path, credentials: list) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        held = path.read_bytes()
+        assert not any(credential.encode() in held for credential in credentials), f"{path} holds a credential"
+    print(f"disk:        none of {len(credentials)} credentials and tokens is in one of {len(files)} files")
+
+
 def control(case: Case, seen: list, credential: str, token: str) -> None:
     """The same judgement, of a request that did carry the token."""
     method, path, headers, body = seen[0]
     try:
         judged(case, [(method, path, {**headers, "X-Key": token}, body)], credential, (token,))
     except AssertionError:
-        print("control:   a request with the caller's token would have been found")
+        print("control:     a request with the caller's token would have been found")
     else:
         raise SystemExit("a request that carries the caller's token passes: the check is blind")
 
