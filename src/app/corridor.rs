@@ -42,6 +42,8 @@ fn route(
 ) -> Result<Route, StartError> {
     let signing = integration.sign.clone().map(Box::new);
     let signed = signing.as_ref().map(|signing| signing.headers()).unwrap_or_default();
+    let placed = integration.inject.iter().filter_map(Placement::header).cloned();
+    let written = placed.chain(signed.iter().cloned()).collect();
     let in_body = integration.inject.iter().any(Placement::is_in_body);
     let upstream = upstream(integration, &integration.origin, own, resolver)?;
     Ok(Route {
@@ -58,7 +60,7 @@ fn route(
         slots: Slot::all_of(&integration.inject, &integration.fields, &signed),
         collects: (in_body || signing.is_some()).then_some(integration.body_limit),
         signing,
-        signed,
+        written,
         client_certificate: integration.client_certificate.clone(),
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),

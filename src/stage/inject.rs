@@ -18,13 +18,13 @@ use zeroize::Zeroizing;
 
 use crate::clock::Moment;
 use crate::config::FieldSetting;
+use crate::config::Where;
 use crate::config::template::Template;
-use crate::config::{Placement, Where};
 use crate::model::FieldName;
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
-use crate::stage::authenticate::{Token, is_slot, without_tokens};
+use crate::stage::authenticate::{Token, without_tokens};
 use crate::stage::authorize::Grant;
 use crate::stage::coding;
 use crate::stage::record::Opened;
@@ -218,9 +218,8 @@ pub(super) fn copied(from: &HeaderMap, route: &Route, token: &Token) -> HeaderMa
     for (name, value) in from {
         let stays_behind = is_dropped(name)
             || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
-            || is_slot(name, route)
-            || route.placements.iter().filter_map(Placement::header).any(|header| is_twin(name, header))
-            || route.signed.iter().any(|signed| is_twin(name, signed))
+            || *name == header::AUTHORIZATION
+            || route.written.iter().any(|written| is_twin(name, written))
             || token.stands_in(value.as_bytes());
         if !stays_behind {
             headers.append(name.clone(), value.clone());

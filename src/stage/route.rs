@@ -57,8 +57,9 @@ pub struct Route {
     pub collects: Option<usize>,
     /// What signs its requests.
     pub signing: Option<Box<Signing>>,
-    /// The headers that it writes: nothing of the app's goes on there.
-    pub signed: Vec<HeaderName>,
+    /// The header fields that a placement or the signature writes: nothing of the app's goes on there. Every slot
+    /// that is a header is one of them, or `Authorization`.
+    pub written: Vec<HeaderName>,
     /// What is shown to the vendor in the TLS handshake.
     pub client_certificate: Option<ClientCertificate>,
     /// The fields of its secrets.

@@ -346,7 +346,7 @@ fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Rout
         slots: Vec::new(),
         collects: None,
         signing: None,
-        signed: Vec::new(),
+        written: integration.inject.iter().filter_map(config::Placement::header).cloned().collect(),
         client_certificate: None,
         fields: integration.fields.clone(),
         allow: integration.allow.clone(),

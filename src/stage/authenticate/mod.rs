@@ -21,7 +21,7 @@ use crate::config::Claim;
 use crate::jwks::{Algorithm, Generation, IssuerKeys};
 use crate::model::{Customer, SecretId};
 use crate::refusal::{Code, Refusal};
-use crate::stage::route::{Matched, Route, Slot};
+use crate::stage::route::Matched;
 
 use token::Unverified;
 
@@ -191,11 +191,4 @@ fn still_valid(identity: &Identity, now: u64) -> Result<(), Refusal> {
         ));
     }
     Ok(())
-}
-
-/// Every header that may have carried the caller's token: `inject` sends none of them on.
-pub fn is_slot(name: &http::HeaderName, route: &Route) -> bool {
-    *name == http::header::AUTHORIZATION
-        || route.placements.iter().any(|placement| placement.header() == Some(name))
-        || route.slots.iter().any(|slot| matches!(slot, Slot::Header(header) if header == name))
 }

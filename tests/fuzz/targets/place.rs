@@ -61,7 +61,7 @@ pub static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         slots: vec![Slot::Header(HeaderName::from_static("x-api-key"))],
         collects: None,
         signing: None,
-        signed: Vec::new(),
+        written: vec![HeaderName::from_static("authorization"), HeaderName::from_static("x-api-key")],
         client_certificate: None,
         fields: Vec::new(),
         allow: Vec::new(),
