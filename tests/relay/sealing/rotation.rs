@@ -255,10 +255,11 @@ async fn a_job_that_is_stopped_anywhere_goes_on_and_loses_nothing() {
                 // What a new process knows: the store alone.
                 bench = Bench::over(store.clone(), kms.clone()).await;
                 let found = bench.jobs.newest().unwrap();
-                assert!(
-                    found.is_under_way() && found.id == job.id && found.work == work,
-                    "{name}: {found:?}"
-                );
+                assert!(found.id == job.id && found.work == work, "{name}: {found:?}");
+                // Its end stood in the store already when it was stopped.
+                if !found.is_under_way() {
+                    break;
+                }
             }
             assert!(stops > 0, "{name}: it was never stopped in the middle");
             assert_eq!(bench.jobs.newest().unwrap().left, 0, "{name}");
