@@ -9,7 +9,6 @@ mod own;
 mod render;
 mod target;
 
-use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
@@ -31,6 +30,7 @@ use crate::stage::record::Opened;
 use crate::stage::route::Route;
 use crate::stage::sign::sign;
 use crate::stage::unseal::Credential;
+use crate::stage::wiped::header_value;
 
 use content::Content;
 use render::{Rendered, joined, render};
@@ -128,6 +128,17 @@ struct Planting {
     rendered: Vec<Secret>,
 }
 
+impl Planting {
+    /// Keeps a form for the scrubber, unless it is made of fields that may stand in an answer.
+    fn keep(&mut self, form: Option<Secret>, template: &Template, credential: &Credential) {
+        if let Some(form) = form
+            && template.fields().into_iter().any(|name| credential.is_secret(name))
+        {
+            self.rendered.push(form);
+        }
+    }
+}
+
 /// Puts the credential into every place that configuration names.
 fn plant(
     grant: &Grant,
@@ -147,26 +158,22 @@ fn plant(
             Err(_) if is_left_out(&placement.value, credential, grant.route()) => continue,
             rendered => rendered?,
         };
+        planting.keep(encoded, &placement.value, credential);
         let escaped = match &placement.at {
             Where::Header(name) => {
                 headers.insert(name.clone(), header_value(text)?);
-                None
+                continue;
+            }
+            Where::Cookie(name) => {
+                cookies.push(cookie(name, &text)?);
+                continue;
             }
             Where::Query(name) => planting.target.parameter(grant, name, &text),
             Where::Json(pointer) => planting.content.member(body, pointer, &text)?,
             Where::Form(name) => planting.content.field(body, name, &text)?,
-            Where::Cookie(name) => {
-                cookies.push(cookie(name, &text)?);
-                None
-            }
             Where::Path(_) => None,
         };
-        for form in [encoded, escaped].into_iter().flatten() {
-            // What is no secret may stand in an answer.
-            if placement.value.fields().into_iter().any(|name| credential.is_secret(name)) {
-                planting.rendered.push(form);
-            }
-        }
+        planting.keep(escaped, &placement.value, credential);
     }
     if !cookies.is_empty() {
         let pairs: Vec<&[u8]> =
@@ -294,21 +301,4 @@ fn is_twin(name: &HeaderName, injected: &HeaderName) -> bool {
     let folded = |b: u8| if b == b'_' { b'-' } else { b };
     let (a, b) = (name.as_str(), injected.as_str());
     a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
-}
-
-fn header_value(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(text))).map_err(|_| {
-        Refusal::new(Code::CredentialUnusable, "The stored credential cannot stand in a header.")
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Bytes that the header map may share and that are wiped when the last share goes.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }

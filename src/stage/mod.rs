@@ -4,7 +4,7 @@
 //! Armed`. The proofs have private fields and are built only here, so a step cannot be skipped. A stage
 //! knows the types of the stages before it, never of those behind it. `limits` is no stage: a route holds its
 //! rate, authorize counts. Nor is `coding`: inject asks by it, scrub judges by it. `gather` makes no proof: it collects a
-//! body where one is needed whole. `sign` is a part of inject.
+//! body where one is needed whole. `sign` is a part of inject, and `wiped` what both put in.
 
 pub mod authenticate;
 pub mod authorize;
@@ -22,3 +22,4 @@ pub mod scrub;
 pub mod send;
 pub mod sign;
 pub mod unseal;
+mod wiped;

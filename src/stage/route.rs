@@ -210,12 +210,10 @@ impl Matched {
         self.route.as_ref()
     }
 
-    /// The same request on the integration as it is for its secret, where its host is each customer's own.
-    #[must_use]
-    pub fn on(self, route: &Arc<Route>) -> Self {
-        match &self.route {
-            Some(own) if own.hosts.is_some() => Self { route: Some(route.clone()), ..self },
-            _ => self,
+    /// Puts the request on the integration as it is for its secret, where its host is each customer's own.
+    pub fn put_on(&mut self, route: &Arc<Route>) {
+        if self.route.as_ref().is_some_and(|own| own.hosts.is_some()) {
+            self.route = Some(route.clone());
         }
     }
 

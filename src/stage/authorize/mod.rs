@@ -114,7 +114,7 @@ pub struct Rules<'a> {
 /// `secret_missing`, `secret_ambiguous`, `secret_not_found`, `secret_disabled`, `secret_expired`,
 /// `credential_unusable`, `keys_*`, `store_unavailable`.
 pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Result<Grant, Refusal> {
-    let (matched, identity, token) = caller.into_parts();
+    let (mut matched, identity, token) = caller.into_parts();
     scope_allows(&identity, matched.asked_for())?;
     let route = matched.route().cloned().ok_or_else(|| unknown(rules.routes, matched.asked_for()))?;
     path::check(&matched, &token)?;
@@ -131,7 +131,7 @@ pub async fn authorize(rules: &Rules<'_>, caller: Caller, asked: &Parts) -> Resu
     let generation = rules.leases.generation();
     let (record, route) = find(rules.records, &identity, id, route).await?;
     let own = policy::narrowed(rules.in_flight, &record, asked, matched.rest())?;
-    let matched = matched.on(&route);
+    matched.put_on(&route);
     let lease = rules.leases.lease(&identity, id, generation);
     let target = target(&route, &matched)?;
     Ok(Grant {

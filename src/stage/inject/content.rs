@@ -7,7 +7,6 @@
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::Wiped;
 use super::render::{joined, kept, percent_encoded};
 use crate::config::placement::Pointer;
 use crate::net::body::Outgoing;
@@ -15,6 +14,7 @@ use crate::refusal::{Code, Refusal};
 use crate::secret::Secret;
 use crate::stage::gather::{Joint, joint, unfit};
 use crate::stage::route::parameters;
+use crate::stage::wiped::Wiped;
 
 /// What becomes of a collected body; nothing, for most requests.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::render::{Rendered, joined, percent_encoded, render};
 use super::target::path_of;
-use super::{Wiped, cookie, header_value, is_left_out};
+use super::{cookie, is_left_out};
 use crate::clock::Moment;
 use crate::config::Where;
 use crate::net::body::Outgoing;
@@ -18,6 +18,7 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::route::Route;
 use crate::stage::sign::sign;
 use crate::stage::unseal::Credential;
+use crate::stage::wiped::{Wiped, header_value};
 
 /// The request for `path`, which stands below the integration's upstream.
 ///

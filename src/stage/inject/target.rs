@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::Uri;
 use zeroize::Zeroizing;
 
-use super::Wiped;
 use super::render::{joined, kept, percent_encoded, usable};
 use crate::config::template::{Part, Template};
 use crate::refusal::{Code, Refusal};
@@ -17,6 +16,7 @@ use crate::secret::Secret;
 use crate::stage::authorize::Grant;
 use crate::stage::route::parameters;
 use crate::stage::unseal::Credential;
+use crate::stage::wiped::Wiped;
 
 /// What stands in a segment beside letters and digits: keys of vendors that use paths have it (`123:abc`).
 const IN_SEGMENT: &[u8] = b":@";

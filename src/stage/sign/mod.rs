@@ -9,8 +9,7 @@ mod canonical;
 mod hmac;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
-use zeroize::Zeroizing;
+use http::Request;
 
 use crate::clock::Moment;
 use crate::config::signing::Signing;
@@ -19,6 +18,7 @@ use crate::model::FieldName;
 use crate::net::body::Outgoing;
 use crate::refusal::{Code, Refusal};
 use crate::stage::unseal::Credential;
+use crate::stage::wiped::header_value;
 
 /// Signs `request` as of `at`, by relay's own clock.
 ///
@@ -57,22 +57,4 @@ fn unusable(name: &FieldName, why: &str) -> Refusal {
 fn body(request: &Request<Outgoing>) -> Result<&Bytes, Refusal> {
     let streams = || Refusal::from(Code::RequestUnsignable).because("a body that is signed still streams");
     request.body().collected().ok_or_else(streams)
-}
-
-/// A header's value that is shown nowhere.
-fn header_value(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(text))).map_err(|_| {
-        Refusal::new(Code::CredentialUnusable, "The stored credential cannot stand in a header.")
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Bytes that the header map may share and that are wiped when the last share goes.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
