@@ -24,7 +24,7 @@ use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::authorize::{Rules, authorize};
 use crate::stage::connect::connect;
-use crate::stage::gather::gather;
+use crate::stage::gather::{Room, gather};
 use crate::stage::inject::{expects_continue, inject};
 use crate::stage::limits::InFlight;
 use crate::stage::record::{self, Ledger, Opened, Recorded, Trail};
@@ -51,6 +51,8 @@ pub struct Shared {
     pub keys: Arc<DataKeys>,
     /// Requests under way by customer.
     pub in_flight: InFlight,
+    /// Bodies that are collected.
+    pub room: Room,
     /// Who has access tokens renewed.
     pub lifecycle: Arc<Lifecycle>,
     /// How the app addresses relay, if not by its request's authority; and relay's own addresses.
@@ -106,7 +108,7 @@ async fn relay(
     };
     let mut opened = record::open(trail, grant).await?;
     let (mut repeatable, mut again) = (body.is_end_stream(), false);
-    gather(trail, &opened, head, body).await?;
+    gather(&shared.room, trail, &opened, head, body).await?;
     let answer = loop {
         let line = connect(&worker.pool, &opened, again, || identity(&shared.keys, &opened)).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;

@@ -7,7 +7,6 @@ use http::HeaderValue;
 use tokio::runtime::Handle;
 
 use super::{StartError, failed};
-use crate::config::renewal::ACCESS_TOKEN;
 use crate::config::upstream::UpstreamTemplate;
 use crate::config::{Config, Integration, Placement};
 use crate::lifecycle::Plan;
@@ -81,9 +80,7 @@ fn route(
 
 fn renewing(integration: &Integration) -> Option<Renewing> {
     let renewal = integration.renewal.as_ref()?;
-    let named = integration.inject.iter().flat_map(|placement| placement.value.fields());
-    let beside = named.filter(|name| name.as_str() != ACCESS_TOKEN).cloned().collect();
-    Some(Renewing { token_origin: renewal.token_origin.clone(), beside })
+    Some(Renewing { token_origin: renewal.token_origin.clone() })
 }
 
 /// How tokens are had and credentials tried, of the integrations where they are.

@@ -42,6 +42,7 @@ use crate::stage::authenticate::Verdicts;
 use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
 use crate::stage::connect::part_with_changed;
+use crate::stage::gather::Room;
 use crate::stage::limits::InFlight;
 use crate::stage::record::{Budget, Ledger};
 use crate::stage::route::Routes;
@@ -173,6 +174,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
+        room: Room::default(),
         surroundings,
     });
     let draining = Arc::new(Draining::default());

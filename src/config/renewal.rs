@@ -8,7 +8,8 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use super::template::Template;
+use super::rule::Rule;
+use super::template::{Part, Template};
 use crate::model::{FieldName, Origin};
 use crate::secret::Secret;
 
@@ -40,6 +41,24 @@ pub struct Renewal {
 }
 
 impl Renewal {
+    /// The rule by which no app calls the endpoint through relay, where it stands below `base_path` of the upstream:
+    /// what the vendor gives there is relay's to seal.
+    pub fn closed_to_apps(&self, base_path: &str) -> Option<Rule> {
+        let Template::Text(parts) = &self.path else { return None };
+        let piece = |part: &Part| match part {
+            Part::Literal(text) => text.clone(),
+            Part::Field(_) => "*".to_owned(),
+        };
+        let path: String = parts.iter().map(piece).collect();
+        let path = path.split('?').next().unwrap_or_default();
+        let below = match (self.below_upstream, &self.token_origin) {
+            (true, _) => path,
+            (false, None) => path.strip_prefix(base_path).filter(|rest| rest.starts_with('/'))?,
+            (false, Some(_)) => return None,
+        };
+        Rule::parse(&format!("* {below}")).ok()
+    }
+
     /// Whether this field is a private key, which stands in no request.
     pub fn is_key(&self, name: &FieldName) -> bool {
         match &self.kind {

@@ -112,9 +112,10 @@ pub(super) async fn mint(
 /// The vendor's `what` gave no answer.
 pub(super) fn unanswered(error: &CallError, what: &str) -> Refusal {
     let (code, how) = match error {
-        CallError::Connect(ConnectError::Egress(_)) => {
-            (Code::EgressDenied, "is at an address that relay does not call")
-        }
+        CallError::Connect(ConnectError::Egress(_)) => (
+            Code::EgressDenied,
+            "has an address that relay does not call: each must be public or in private_cidrs",
+        ),
         CallError::Connect(ConnectError::Tls(_)) => (Code::VendorTls, "has TLS that is not acceptable"),
         CallError::Connect(ConnectError::Timeout(_)) => (Code::VendorTimeout, "took no connection in time"),
         CallError::Connect(ConnectError::Unreachable(_)) => (Code::VendorUnreachable, "cannot be reached"),

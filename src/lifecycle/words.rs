@@ -29,9 +29,10 @@ impl Words {
         let forms = Forms::of(self.0.iter().map(|value| value.as_slice()), []);
         let mut said = Zeroizing::new(said.to_vec());
         let ranges = forms.ranges(&said);
-        for range in ranges {
-            if let Some(place) = said.get_mut(range) {
-                place.fill(b'*');
+        // Three stars for each, so that its length is not told; from the last on, so that places stay.
+        for range in ranges.into_iter().rev() {
+            if said.get(range.clone()).is_some() {
+                said.splice(range, *b"***");
             }
         }
         // Too short to be looked for in every form: a text that has one is not repeated at all.

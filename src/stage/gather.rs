@@ -7,6 +7,7 @@
 
 mod fit;
 mod member;
+mod room;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -23,6 +24,9 @@ use crate::refusal::{Code, Refusal};
 use crate::stage::authorize::Grant;
 use crate::stage::record::{Opened, Trail};
 
+use room::Place;
+pub use room::Room;
+
 pub use fit::unfit;
 pub use member::{Joint, joint};
 
@@ -30,11 +34,12 @@ pub use member::{Joint, joint};
 /// memory, without trailers. What the app had still to send after a refusal is left in `body`.
 ///
 /// # Errors
-/// `body_too_large`: at once where the length is told, else as soon as the limit is passed.
+/// `too_busy` where too much is collected at once; `body_too_large`: at once where the length is told, else as soon as the limit is passed.
 /// `request_malformed` for a body that breaks off or stands still for the idle time, and for one that the
 /// credential cannot be put into; `secret_disabled`,
 /// `secret_not_found` if the secret is revoked meanwhile.
 pub async fn gather(
+    room: &Room,
     trail: &Trail,
     opened: &Opened,
     head: &Parts,
@@ -45,27 +50,44 @@ pub async fn gather(
     let Some(most) = opened.grant().collects() else { return Ok(()) };
     fit::head(&route.placements, &head.headers, body.is_end_stream())?;
     // Boxed, so that a request that streams does not carry the room for it.
-    let collected = Box::pin(collected(opened.grant(), body, most)).await?;
+    let collected = Box::pin(collected(opened.grant(), body, (most, room))).await?;
     fit::body(&route.placements, &collected)?;
     *body = Outgoing::whole(collected);
     Ok(())
 }
 
-async fn collected(grant: &Grant, body: &mut Outgoing, most: usize) -> Result<Bytes, Refusal> {
+async fn collected(
+    grant: &Grant,
+    body: &mut Outgoing,
+    (most, room): (usize, &Room),
+) -> Result<Bytes, Refusal> {
     let told = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if told > most {
         return Err(too_large(most));
     }
     // Grows with what comes: a length that is told and never sent costs nothing.
-    let mut collected = Vec::new();
+    let (mut collected, mut place) = (Vec::new(), room.place(&grant.identity().customer));
     while let Some(frame) = next(grant, body).await? {
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > most - collected.len() {
             return Err(too_large(most));
         }
+        place.grow(data.len())?;
         collected.extend_from_slice(&data);
     }
-    Ok(Bytes::from(collected))
+    Ok(Bytes::from_owner(Kept { bytes: collected, _place: place }))
+}
+
+/// A collected body: its place is free when the last share of it goes.
+struct Kept {
+    bytes: Vec<u8>,
+    _place: Place,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The body's next piece; a revocation ends the wait.

@@ -41,6 +41,15 @@ pub use target::Echo;
 
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
+/// Fields that tell a hash of the app's body (RFC 9530, RFC 3230, RFC 1864): the vendor gets another body where the
+/// credential stands in it.
+const DIGESTS: [HeaderName; 4] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+];
+
 /// Proof that the credential is in the request, and only there.
 pub struct Armed {
     request: Request<Outgoing>,
@@ -107,6 +116,11 @@ pub fn inject(
     }
     let planting = plant(grant, &credential, &mut headers, &body)?;
     let (body, unarmed) = planting.content.finish(body);
+    if unarmed.is_some() {
+        for digest in DIGESTS {
+            headers.remove(digest);
+        }
+    }
     let (target, echoes) = planting.target.finish(grant)?;
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();

@@ -23,7 +23,7 @@ use crate::config::rule::Rule;
 use crate::config::signing::{ClientCertificate, Signing};
 use crate::config::{FieldSetting, OnReflect, Placement, Where};
 use crate::metrics::IntegrationMetrics;
-use crate::model::{FieldName, IntegrationName, Origin, SecretId};
+use crate::model::{IntegrationName, Origin, SecretId};
 use crate::net::pool::Upstream;
 use crate::refusal::{Code, Refusal};
 
@@ -97,8 +97,6 @@ pub struct Route {
 pub struct Renewing {
     /// Where its secrets may go for tokens, beside the vendor's own origin.
     pub token_origin: Option<Origin>,
-    /// The fields of the secret that go out beside the token; most have none, and then the secret stays sealed.
-    pub beside: Vec<FieldName>,
 }
 
 impl Route {

@@ -15,7 +15,10 @@ use crate::refusal::{Code, Refusal};
 use crate::secret::{DataKey, Field, Secret};
 use crate::stage::authorize::records::Record;
 use crate::stage::record::Opened;
-use crate::stage::route::Renewing;
+use crate::stage::route::Route;
+
+/// A refresh token that the vendor gave for the field's own; configuration takes no field of this name.
+const REPLACED: &str = "relay_replaced_refresh_token";
 
 /// A secret's plaintext fields, alive for one request.
 pub struct Credential {
@@ -89,24 +92,29 @@ async fn fields(keys: &DataKeys, opened: &Opened) -> Result<Vec<Field>, Refusal>
     };
     match &opened.grant().route().renewing {
         None => Ok(envelope::open(&key, &head.binding(), record.sealed())?),
-        Some(renewing) => with_token(&key, record, renewing),
+        Some(_) => with_token(&key, record, opened.grant().route()),
     }
 }
 
-/// The access token, and of the secret's own fields those that go out beside it: what a token is had with stays
-/// sealed here.
-fn with_token(key: &DataKey, record: &Record, renewing: &Renewing) -> Result<Vec<Field>, Refusal> {
+/// The access token, beside what it is had with: that goes nowhere, and is looked for in answers as any secret
+/// field is. Private keys are not: they have lines, and a stream would have to wait for each line's end.
+fn with_token(key: &DataKey, record: &Record, route: &Route) -> Result<Vec<Field>, Refusal> {
     let binding = record.head().binding();
-    let token = record.tokens().map(|tokens| tokens.open_access(key, &binding)).transpose()?.flatten();
     let none = || Refusal::new(Code::CredentialUnusable, "There is no access token for this secret.");
-    let value = token.ok_or_else(none)?;
-    let name = FieldName::parse(ACCESS_TOKEN).map_err(|_| none())?;
-    let mut fields = Vec::new();
-    if !renewing.beside.is_empty() {
-        fields = envelope::open(key, &binding, record.sealed())?;
-        fields.retain(|field| renewing.beside.contains(&field.spec.name));
-    }
-    fields.push(Field { spec: FieldSpec { name, secret: true }, value });
+    let tokens = record.tokens().ok_or_else(none)?;
+    let named = |name: &str, value: Secret| {
+        let spec = FieldSpec { name: FieldName::parse(name).ok()?, secret: true };
+        Some(Field { spec, value })
+    };
+    let is_key = |field: &Field| {
+        route.fields.iter().any(|setting| setting.pem && setting.spec.name == field.spec.name)
+    };
+    let mut fields = envelope::open(key, &binding, record.sealed())?;
+    fields.retain(|field| !is_key(field));
+    let kept = tokens.open_refresh(key, &binding)?;
+    fields.extend(kept.and_then(|value| named(REPLACED, value)));
+    let access = tokens.open_access(key, &binding)?.ok_or_else(none)?;
+    fields.push(named(ACCESS_TOKEN, access).ok_or_else(none)?);
     Ok(fields)
 }
 

@@ -263,6 +263,7 @@ async fn worker(
         records: Records::new(store, keys.clone(), limits.record_cache_bytes, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
+        room: relay::stage::gather::Room::default(),
         surroundings: Surroundings {
             public_url: None,
             own: Arc::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]),

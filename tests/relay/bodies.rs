@@ -198,3 +198,37 @@ fn an_app_that_waits_to_be_asked_is_asked_by_relay() {
     assert_eq!(got.header("expect"), None, "the vendor gets it without being asked");
     assert_eq!(got.body, format!("{{\"token\":\"{}\"}}", rig.canary.text()).into_bytes());
 }
+
+#[test]
+fn one_customers_uploads_that_stand_still_hold_so_much_and_no_more() {
+    let rig = placing(r#"{ json = "/token", value = "{token}" }"#, "body_limit = 16777216\n");
+    let id = rig.secret("acme");
+    let other = rig.secret("globex");
+    let piece = vec![b' '; 1 << 20];
+    let uploads: Vec<Client> = (0..4)
+        .map(|_| {
+            let mut client = begin(&rig, &id, "content-length: 16777216\r\n");
+            (0..15).for_each(|_| client.send_bytes(&piece));
+            client
+        })
+        .collect();
+    let refused_then = |wanted: u16| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut body = vec![b' '; 8 << 20];
+            body.extend_from_slice(b"{}");
+            let answer = post(&rig, &id, &[JSON], &body);
+            if answer.status == wanted || std::time::Instant::now() > deadline {
+                return answer;
+            }
+        }
+    };
+    let answer = refused_then(429);
+    refused(&answer, Code::TooBusy);
+    let auth = format!("Bearer {}", rig.token("globex"));
+    let fields = [("authorization", auth.as_str()), JSON];
+    let served = rig.client().request("POST", &format!("/vendor/{other}/x"), &fields, b"{}");
+    assert_eq!(served.status, 200, "another customer has room: {}", served.text());
+    drop(uploads);
+    assert_eq!(refused_then(200).status, 200, "what is over gives its room back");
+}

@@ -58,7 +58,9 @@ fn integration(written: &mut Written<'_>, table: &Table<'_>, doors: &mut Doors) 
     let Travel { fields, address, client_certificate, sign, renewal, verify, inject } =
         travel(written, table, (plaintext_danger, !private_cidrs.is_empty()));
     let allow = rules(written, table, "allow");
-    let deny = rules(written, table, "deny");
+    let mut deny = rules(written, table, "deny");
+    let base = address.as_ref().map_or("", |address| address.base_path.as_str());
+    deny.extend(renewal.iter().filter_map(|renewal| renewal.closed_to_apps(base)));
     let ca_file = ca_file(written, table);
     let timeout = timeout(written, table);
     let listen = server::listen(written, table);
