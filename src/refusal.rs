@@ -32,11 +32,11 @@ macro_rules! codes {
 }
 
 codes! {
-    RequestMalformed = "request_malformed", BAD_REQUEST, "The request is not well-formed HTTP";
+    RequestMalformed = "request_malformed", BAD_REQUEST, "The request cannot be read or used as it is";
     PathRefused = "path_refused", BAD_REQUEST, "The path is not one that relay forwards";
     TokenAmbiguous = "token_ambiguous", BAD_REQUEST, "The request carries two different caller tokens";
     SecretMissing = "secret_missing", BAD_REQUEST, "The request names no secret";
-    SecretAmbiguous = "secret_ambiguous", BAD_REQUEST, "The request names two different secrets";
+    SecretAmbiguous = "secret_ambiguous", BAD_REQUEST, "More than one secret could be meant";
     RequestUnsignable = "request_unsignable", BAD_REQUEST, "The request cannot be signed for the vendor";
     TokenMissing = "token_missing", UNAUTHORIZED, "The request carries no caller token";
     TokenInvalid = "token_invalid", UNAUTHORIZED, "The caller token is not valid";

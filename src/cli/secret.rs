@@ -16,6 +16,7 @@ use super::exit::{Exit, Failure};
 use super::policy::Limits;
 use super::target::{Target, Which};
 use super::{Context, Format, prompt};
+use crate::config::FieldSetting;
 use crate::model::Members;
 
 /// Fields of 64 KiB, escaped, and room for several.
@@ -156,7 +157,7 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
             let known = target.integrations.iter().find(|known| known.name.as_str() == integration);
             let fields = match known {
                 Some(known) if value.is_asked_for() => prompt::fields(context, &known.fields)?,
-                _ => value.read(context)?,
+                _ => value.read(context, known.and_then(|known| only_field(&known.fields)))?,
             };
             let mut body = serde_json::Map::new();
             body.insert("customer".into(), customer.into());
@@ -179,7 +180,7 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<(), F
         }
         Command::Rotate { id, no_verify, value, which } => {
             let target = Target::find(context, &which)?;
-            let body = with_fields(&untried(no_verify).into_iter().collect(), &value.read(context)?)?;
+            let body = with_fields(&untried(no_verify).into_iter().collect(), &value.read(context, None)?)?;
             let summary = target.call(Method::POST, &path(&id, "/versions")?, Some(body)).await?;
             show(context, &summary)
         }
@@ -330,14 +331,15 @@ impl ValueFrom {
         !told && std::io::stdin().is_terminal()
     }
 
-    fn read(&self, context: &mut Context) -> Result<Fields, Failure> {
+    /// The fields as given; a bare value is the `only` field's, if there is one alone.
+    fn read(&self, context: &mut Context, only: Option<&str>) -> Result<Fields, Failure> {
         let text = self.text(context)?;
         if self.field.is_none() && text.trim_start().starts_with('{') {
             let fields: Members<String, String> = serde_json::from_str(&text)
                 .map_err(|_| Failure::new(Exit::Usage, "the input begins like JSON but is no object of texts; give --field for a value that begins with {"))?;
             return Ok(fields.0.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect());
         }
-        let name = self.field.clone().unwrap_or_else(|| "token".to_owned());
+        let name = self.field.clone().unwrap_or_else(|| only.unwrap_or("token").to_owned());
         Ok(Fields::from([(name, text)]))
     }
 
@@ -364,6 +366,14 @@ impl ValueFrom {
             }
         }
         Ok(text)
+    }
+}
+
+/// The name of the field, where there is one alone.
+fn only_field(fields: &[FieldSetting]) -> Option<&str> {
+    match fields {
+        [field] => Some(field.spec.name.as_str()),
+        _ => None,
     }
 }
 

@@ -292,6 +292,21 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
 }
 
 #[test]
+fn a_bare_value_is_the_only_fields_whatever_its_name() {
+    let mut home = Home::new();
+    let text = std::fs::read_to_string(home.path("relay.toml")).unwrap();
+    let keyed = text
+        .replace("{token}", "{key}")
+        .replace("[integrations.github]", "[integrations.github]\nfields = { key = {} }");
+    assert_ne!(text, keyed);
+    std::fs::write(home.path("relay.toml"), keyed).unwrap();
+    home.run();
+    let id = home.add("acme");
+    let token = home.token("acme");
+    assert_eq!(home.get(&format!("/github/{id}/x"), &token).status, 200);
+}
+
+#[test]
 fn a_value_comes_by_stdin_file_or_variable_and_only_one_newline_goes() {
     let mut home = Home::new();
     home.run();

@@ -269,3 +269,30 @@ fn how_long_a_token_lives_is_read_however_it_is_said() {
         assert_eq!(at("token_expires_at") - at("token_obtained_at"), wanted, "{mistake}");
     }
 }
+
+#[test]
+fn no_app_calls_the_endpoint_where_tokens_are_had_and_what_they_are_had_with_is_looked_for_in_answers() {
+    let vendor = scripted(|request| {
+        if request.target().ends_with("/auth/login") {
+            return (200, json!({"token": "session-0123456789abcdef", "expires_in": 3600}).to_string());
+        }
+        (200, String::from_utf8_lossy(&request.body).into_owned())
+    });
+    let login = "login = { post = \"/auth/login\", json = { user = \"{user}\", password = \"{password}\" }, token = \"/token\", expires_in = \"/expires_in\" }";
+    let integration = format!("{INJECT}\n{login}{}", fields("user = { secret = false }\npassword = {}"));
+    let rig = Rig::before(Settings { integration, ..Settings::default() }, vendor);
+    let password = rig.canary.text().to_owned();
+    let id = rig.secret_with("acme", "vendor", &[("user", "jo"), ("password", &password)]);
+    let post = |path: &str, body: &[u8]| {
+        let auth = format!("Bearer {}", rig.token("acme"));
+        rig.client().request("POST", &format!("/vendor/{id}{path}"), &[("authorization", &auth)], body)
+    };
+    let answer = post("/x", format!("{{\"you\":\"{password}\",\"user\":\"jo\"}}").as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(!answer.text().contains(&password) && answer.text().contains("\"jo\""), "{}", answer.text());
+    let before = rig.vendor.requests().len();
+    for path in ["/auth/login", "/auth//login", "/auth/%6Cogin", "/auth/login/", "/auth/login;x"] {
+        assert_eq!(post(path, b"{}").code(), "request_denied", "{path}");
+    }
+    assert_eq!(rig.vendor.requests().len(), before, "none of them was sent");
+}
