@@ -204,3 +204,24 @@ fn the_audits_path_is_the_vendors_without_query_prefix_and_uuid() {
     let text = std::fs::read_to_string(rig.audit_path()).unwrap();
     assert!(!text.contains("secret-in-a-query") && !text.contains(&pinned));
 }
+
+#[test]
+fn a_path_that_holds_the_callers_token_is_refused_and_not_recorded() {
+    let rig = Rig::answering(|request, out| vendor::answer_to(request, out, b"ok"));
+    let id = rig.secret("acme");
+    let token = rig.token("acme");
+    let escaped = token.replace('.', "%2E");
+    let twice = token.replace('.', "%252e");
+    for path in [token.clone(), format!("bot{token}/x"), format!("a/{escaped}"), twice] {
+        let auth = format!("Bearer {token}");
+        let answer =
+            rig.client().request("GET", &format!("/vendor/{id}/{path}"), &[("authorization", &auth)], b"");
+        assert_eq!(answer.code(), "path_refused", "{path}");
+    }
+    let answer = rig.get(&format!("/vendor/{id}/a/%2e%2e/b.c.d"), &token);
+    assert_eq!(answer.code(), "path_refused");
+    let records = rig.audit_until(|records| of_kind(records, "refused").len() == 5);
+    let paths: Vec<&str> =
+        of_kind(&records, "refused").iter().map(|r| r["path"].as_str().unwrap_or_default()).collect();
+    assert_eq!(paths, ["", "", "", "", "/a/%2e%2e/b.c.d"]);
+}

@@ -298,7 +298,9 @@ impl Trail {
         event.method = Some(self.method.as_str());
         // Where a path placement's segments are missing, the key may stand anywhere in it.
         let matched = known.matched.as_ref().filter(|matched| !matched.lacks_slot());
-        event.path = Some(matched.map_or("", Matched::rest));
+        let path = matched.map_or("", Matched::rest);
+        let refused_for_it = outcome.code == Some(Code::PathRefused.as_str());
+        event.path = Some(if refused_for_it && may_hold_token(path) { "" } else { path });
         if kind != Kind::Intent {
             event.status = (outcome.status != 0).then_some(outcome.status);
             event.code = outcome.code;
@@ -310,6 +312,17 @@ impl Trail {
         }
         then(&event)
     }
+}
+
+/// Whether a segment is long and dotted enough to hold a caller's token, escaped or not: a refused path that holds
+/// one would give it to whoever reads the audit.
+fn may_hold_token(path: &str) -> bool {
+    const SHORTEST: usize = 48;
+    let dots = |segment: &str| {
+        let escaped = segment.as_bytes().windows(2).filter(|pair| pair.eq_ignore_ascii_case(b"2e")).count();
+        escaped + segment.bytes().filter(|byte| *byte == b'.').count()
+    };
+    path.split('/').any(|segment| segment.len() >= SHORTEST && dots(segment) >= 2)
 }
 
 impl Drop for Trail {
