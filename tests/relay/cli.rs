@@ -292,6 +292,23 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
 }
 
 #[test]
+fn an_operator_needs_the_admin_token_alone_and_not_what_relay_itself_needs() {
+    let mut home = Home::new();
+    home.run();
+    let token = std::fs::read(home.path("admin.token")).unwrap();
+    for file in ["relay.key", "jwks.json"] {
+        std::fs::rename(home.path(file), home.path("elsewhere")).unwrap();
+        home.ok(&["secret", "list", "--customer", "acme"], None);
+        std::fs::rename(home.path("elsewhere"), home.path(file)).unwrap();
+    }
+    std::fs::remove_file(home.path("admin.token")).unwrap();
+    let refused = home.relay(&["secret", "list", "--customer", "acme"], None);
+    assert_eq!(refused.status.code(), Some(3), "{}", err(&refused));
+    assert!(err(&refused).contains("[admin] token"), "{}", err(&refused));
+    std::fs::write(home.path("admin.token"), token).unwrap();
+}
+
+#[test]
 fn a_bare_value_is_the_only_fields_whatever_its_name() {
     let mut home = Home::new();
     let text = std::fs::read_to_string(home.path("relay.toml")).unwrap();
