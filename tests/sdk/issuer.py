@@ -10,7 +10,6 @@ openssl, and node with npm.
 
 import json
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,14 +18,13 @@ import urllib.request
 from pathlib import Path
 
 from on_disk import Relay, ask, describe, start_vendor
-from paging import HERE, identity, octokit_at
+from paging import identity, node_at
 
 
 class Issuer:
     """issuer.mjs as a process."""
 
     def __init__(self, modules: Path, folder: Path) -> None:
-        shutil.copy(HERE / "issuer.mjs", modules / "issuer.mjs")
         self.process = subprocess.Popen(
             ["node", "issuer.mjs", str(folder / "cert.pem"), str(folder / "key.pem")],
             cwd=modules, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -52,7 +50,7 @@ class Issuer:
 
 def main() -> int:
     program, modules = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]).resolve()
-    octokit_at(modules)
+    node_at(modules, "issuer.mjs")
     with tempfile.TemporaryDirectory(prefix="relay-issuer-") as name:
         folder = Path(name)
         identity(folder)
