@@ -87,7 +87,6 @@ pub(super) const ENTRIES: &[Entry] = entries![
     "netlify",
     "newrelic",
     "notion",
-    "npm",
     "okta",
     "openai",
     "openrouter",
