@@ -11,7 +11,6 @@ use crate::config::upstream::UpstreamTemplate;
 use crate::config::{Config, Integration, Placement};
 use crate::lifecycle::Plan;
 use crate::metrics::Metrics;
-use crate::model::Origin;
 use crate::net::resolve::Resolver;
 use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
@@ -44,7 +43,7 @@ fn route(
     let placed = integration.inject.iter().filter_map(Placement::header).cloned();
     let written = placed.chain(signed.iter().cloned()).collect();
     let in_body = integration.inject.iter().any(Placement::is_in_body);
-    let upstream = upstream(integration, &integration.origin, own, resolver)?;
+    let upstream = upstream(integration, own, resolver)?;
     Ok(Route {
         name: integration.name.clone(),
         origin: integration.origin.clone(),
@@ -84,32 +83,21 @@ fn renewing(integration: &Integration) -> Option<Renewing> {
 }
 
 /// How tokens are had and credentials tried, of the integrations where they are.
-pub(super) fn plans(
-    integrations: &[Integration],
-    routes: &Routes,
-    own: &Arc<[SocketAddr]>,
-    control: &Handle,
-) -> Result<Vec<Plan>, StartError> {
-    let resolver = Arc::new(Resolver::new(control.clone()));
-    let mut plans = Vec::new();
-    for integration in integrations {
-        let Some(route) = routes.iter().find(|route| route.name == integration.name) else { continue };
-        let renewal = match &integration.renewal {
-            Some(renewal) => {
-                let way = upstream(integration, &renewal.origin, own, &resolver)?;
-                Some((renewal.clone(), Arc::new(way)))
-            }
-            None => None,
-        };
-        plans.push(Plan { route: route.clone(), renewal, verify: integration.verify.clone() });
-    }
-    Ok(plans)
+pub(super) fn plans(integrations: &[Integration], routes: &Routes) -> Vec<Plan> {
+    let plan = |integration: &Integration| {
+        let route = routes.iter().find(|route| route.name == integration.name)?.clone();
+        let renewal = integration.renewal.clone().map(|renewal| {
+            let way = route.upstream.to(renewal.origin.clone(), false);
+            (renewal, Arc::new(way))
+        });
+        Some(Plan { route, renewal, verify: integration.verify.clone() })
+    };
+    integrations.iter().filter_map(plan).collect()
 }
 
-/// A way to `origin` as the integration goes.
+/// The way to the vendor.
 fn upstream(
     integration: &Integration,
-    origin: &Origin,
     own: &Arc<[SocketAddr]>,
     resolver: &Arc<Resolver>,
 ) -> Result<Upstream, StartError> {
@@ -123,7 +111,7 @@ fn upstream(
     };
     let roots = pem.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
     Ok(Upstream::new(UpstreamSettings {
-        origin: origin.clone(),
+        origin: integration.origin.clone(),
         tls: client_config(roots).map_err(failed("an integration's ca_file"))?,
         http2: integration.http2,
         resolver: resolver.clone(),

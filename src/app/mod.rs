@@ -242,7 +242,7 @@ fn open_routes(
     (sealer, log, metrics, control): (&Arc<Sealer>, &Arc<Log>, &Arc<Metrics>, &Handle),
 ) -> Result<(Routes, Arc<Lifecycle>), StartError> {
     let routes = routes(integrations, metrics, own, control)?;
-    let plans = plans(integrations, &routes, own, control)?;
+    let plans = plans(integrations, &routes);
     let (sealer, chain, metrics) = (sealer.clone(), log.chain(), metrics.clone());
     let parts = lifecycle::Parts { sealer, chain, metrics, control: control.clone() };
     Ok((routes, Arc::new(Lifecycle::new(plans, parts))))

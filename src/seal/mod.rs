@@ -32,7 +32,7 @@ use crate::clock::unix_seconds;
 use crate::envelope::{self, EnvelopeError, Head, Terms};
 use crate::kms::KmsError;
 use crate::kms::cached::DataKeys;
-use crate::model::{Customer, DataKeyId, FieldName, FieldSpec, IntegrationName, SecretId, State};
+use crate::model::{Customer, DataKeyId, FieldName, FieldSpec, IntegrationName, Origin, SecretId, State};
 use crate::secret::{DataKey, Field, Secret};
 use crate::store::{Expected, SecretRow, Store, StoreError};
 
@@ -239,9 +239,7 @@ impl Sealer {
         let fields = intake::declared(&target.fields, fields)?;
         intake::identity(target.client_certificate.as_ref(), &fields)?;
         let place = target.freeze(&fields)?;
-        head.origin = place.origin;
-        let Terms { policy, .. } = Terms::decode(&head.policy)?;
-        head.policy = Terms { base_path: place.base_path, policy }.encode()?;
+        put_at(&mut head, place.origin, place.base_path)?;
         head.token_origin.clone_from(&target.token_origin);
         head.fields = specs(&fields);
         head.fingerprint = envelope::fingerprint(&self.store_key, &fields);
@@ -260,9 +258,7 @@ impl Sealer {
                 .checked_add(1)
                 .ok_or(EnvelopeError::Damaged("there is no version number left"))?;
             head.version = head.highest_version;
-            head.origin = wanted.origin.clone();
-            let Terms { policy, .. } = Terms::decode(&head.policy)?;
-            head.policy = Terms { base_path: base_path.clone(), policy }.encode()?;
+            put_at(&mut head, wanted.origin.clone(), base_path.clone())?;
             head.token_origin.clone_from(&wanted.token_origin);
             head.data_key = key.id();
             head.fields.clone_from(&wanted.fields);
@@ -487,4 +483,12 @@ fn not_this_store(error: KmsError) -> KmsError {
         )),
         other => other,
     }
+}
+
+/// Freezes where a secret goes; its own limits stay.
+fn put_at(head: &mut Head, origin: Origin, base_path: Option<String>) -> Result<(), EnvelopeError> {
+    let Terms { policy, .. } = Terms::decode(&head.policy)?;
+    head.policy = Terms { base_path, policy }.encode()?;
+    head.origin = origin;
+    Ok(())
 }

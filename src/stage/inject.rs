@@ -190,11 +190,15 @@ fn plant(
         planting.keep(escaped, &placement.value, credential);
     }
     if !cookies.is_empty() {
-        let pairs: Vec<&[u8]> =
-            cookies.iter().flat_map(|pair| [&b"; "[..], pair.as_slice()]).skip(1).collect();
-        headers.insert(header::COOKIE, header_value(joined(&pairs))?);
+        headers.insert(header::COOKIE, cookies_together(&cookies)?);
     }
     Ok(planting)
+}
+
+/// The `Cookie` field of these pairs (RFC 6265 section 4.2.1).
+fn cookies_together(pairs: &[Zeroizing<Vec<u8>>]) -> Result<HeaderValue, Refusal> {
+    let pieces: Vec<&[u8]> = pairs.iter().flat_map(|pair| [&b"; "[..], pair.as_slice()]).skip(1).collect();
+    header_value(joined(&pieces))
 }
 
 /// `name=value`, if the value is one that a cookie takes as it stands (RFC 6265 section 4.1.1).

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::render::{Rendered, joined, percent_encoded, render};
 use super::target::path_of;
-use super::{cookie, is_left_out};
+use super::{cookie, cookies_together, is_left_out};
 use crate::clock::Moment;
 use crate::config::Where;
 use crate::net::body::Outgoing;
@@ -62,9 +62,7 @@ pub fn own_request(
         }
     }
     if !cookies.is_empty() {
-        let pairs: Vec<&[u8]> =
-            cookies.iter().flat_map(|pair| [&b"; "[..], pair.as_slice()]).skip(1).collect();
-        headers.insert(COOKIE, header_value(joined(&pairs))?);
+        headers.insert(COOKIE, cookies_together(&cookies)?);
     }
     let mut pieces: Vec<&[u8]> = vec![route.base_path.as_bytes(), &slot, path.as_bytes()];
     let mut mark: &[u8] = b"?";
