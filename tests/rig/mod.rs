@@ -14,9 +14,11 @@ pub mod kms;
 pub mod logs;
 pub mod oauth;
 pub mod packing;
+pub mod pair;
 pub mod spellings;
 pub mod vendor;
 pub mod vendor_http2;
+pub mod way;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
