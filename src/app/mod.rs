@@ -159,6 +159,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
 
     let Options { observer, kms, earlier_kms, store, sink, accept_older_store, .. } = options;
     let limits = config.server.limits.clone();
+    let at_hand = (limits.record_cache_bytes, options.bounds);
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
@@ -172,12 +173,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         lifecycle: lifecycle.clone(),
         routes,
         token_rules,
-        records: Records::new(
-            store.clone(),
-            keys.clone(),
-            (limits.record_cache_bytes, options.bounds),
-            &control,
-        ),
+        records: Records::new(store.clone(), keys.clone(), at_hand, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
         room: Room::default(),
