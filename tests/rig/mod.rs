@@ -14,7 +14,9 @@ pub mod kms;
 pub mod logs;
 pub mod oauth;
 pub mod packing;
+#[cfg(feature = "postgres")]
 pub mod pair;
+pub mod postgres;
 pub mod spellings;
 pub mod vendor;
 pub mod vendor_http2;
