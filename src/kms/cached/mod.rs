@@ -193,7 +193,7 @@ impl DataKeys {
     }
 
     /// The KMS key that wraps, by its provider and its name there.
-    pub fn wrapped_by(&self) -> String {
+    pub fn wraps_now(&self) -> String {
         self.0.ring.current().map_or_else(String::new, |kms| format!("{}:{}", kms.provider(), kms.key()))
     }
 

@@ -64,7 +64,7 @@ impl Jobs {
 
     /// Whether this relay is configured as the one that was asked, or that one has had its time.
     fn may(&self, job: &Job) -> bool {
-        let same_key = job.by.as_ref().is_none_or(|by| *by == self.sealer.keys.wrapped_by());
+        let same_key = job.by.as_ref().is_none_or(|by| *by == self.sealer.keys.wraps_now());
         let same_place = match &job.work {
             Work::Rebind { integration, was } => self.sealer.may_rebind(integration, was).is_ok(),
             Work::Rewrap | Work::Data | Work::Age { .. } => true,

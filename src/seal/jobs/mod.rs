@@ -270,7 +270,7 @@ impl Jobs {
         if new_version {
             self.sealer.keys.new_version().await?;
         }
-        let by = Some(self.sealer.keys.wrapped_by());
+        let by = Some(self.sealer.keys.wraps_now());
         let job = Job { by, ..Job::new(id, work) };
         for _ in 0..TRIES {
             match self.sealer.store.swap_meta(JOB, before, written(&job)).await {
