@@ -23,6 +23,7 @@ pub mod process;
 mod prompt;
 pub mod run;
 pub mod secret;
+mod store;
 pub mod target;
 pub mod token;
 mod token_command;
@@ -101,6 +102,9 @@ enum Command {
     /// Works on customers
     #[command(subcommand)]
     Customer(customer::Command),
+    /// Works on the store itself
+    #[command(subcommand)]
+    Store(store::Command),
     /// Works on integrations
     #[command(subcommand)]
     Integration(integration::Command),
@@ -205,6 +209,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
         Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
+        Command::Store(command) => store::run(context, command).map(ok),
         Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
         Command::Catalog(command) => catalog::run(context, command).map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
