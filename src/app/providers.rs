@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::generation::Generation;
-use super::{StartError, failed, note};
+use super::{StartError, failed, moved, note};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 #[cfg(feature = "azure")]
@@ -141,6 +141,7 @@ pub(super) async fn open_log(
     accept_older: bool,
     control: &Handle,
 ) -> Result<(Arc<Log>, Generation), StartError> {
+    moved::refuse_half(&**store).await?;
     let wrapped = store.meta(AUDIT_KEY).await.map_err(failed("[store]"))?;
     let (seed, fresh) = keys.named(AUDIT_KEY, wrapped.as_deref()).await.map_err(failed("[keys]"))?;
     if let Some(fresh) = fresh {
@@ -177,5 +178,6 @@ pub(super) async fn open_log(
     if let Some(why) = behind {
         note(&log.chain(), &format!("--accept-older-store: {why}")).await.map_err(failed("[audit] path"))?;
     }
+    moved::tell(&**store, &log.chain()).await?;
     Ok((log, generation))
 }

@@ -23,6 +23,7 @@ pub mod process;
 mod prompt;
 pub mod run;
 pub mod secret;
+mod store;
 pub mod target;
 pub mod token;
 mod token_command;
@@ -98,6 +99,9 @@ enum Command {
     /// Works on the keys of a running relay
     #[command(subcommand)]
     Key(key::Command),
+    /// Moves and keeps the store as a whole: relay store export --output store.export
+    #[command(subcommand)]
+    Store(store::Command),
     /// Works on customers
     #[command(subcommand)]
     Customer(customer::Command),
@@ -204,6 +208,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
+        Command::Store(command) => store::run(context, command).map(ok),
         Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
         Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
         Command::Catalog(command) => catalog::run(context, command).map(ok),

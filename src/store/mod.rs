@@ -6,6 +6,7 @@
 
 mod leases;
 pub mod memory;
+pub mod moving;
 pub mod sled;
 mod upkeep;
 

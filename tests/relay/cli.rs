@@ -21,6 +21,8 @@ use crate::rig::vendor::{self, Vendor};
 
 /// Keys, customers, integrations and versions.
 mod keys;
+/// The store as a whole: exported, imported, restored.
+mod moving;
 
 /// A folder made by `relay init --local-issuer`, with an integration at a real vendor.
 struct Home {

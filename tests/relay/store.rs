@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// A process that writes is killed at random moments.
 mod crash;
+/// A store as one stream of bytes, and back.
+mod moving;
 /// What only an engine with a folder can break.
 mod sled;
 /// What rotation, forgetting and erasing ask of every engine.

@@ -28,6 +28,7 @@ use crate::kms::KmsError;
 use crate::kms::keyring::Keyring;
 use crate::model::{Customer, DataKeyId};
 use crate::store::Store;
+use crate::store::moving::Imported;
 
 /// How long the KMS may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -141,7 +142,13 @@ pub(super) async fn store(
         return None;
     }
     match open_store(&config.store, control).await {
-        Ok(store) => match store.meta(AUDIT_KEY).await {
+        Ok(store) => match Imported::of(&*store).await {
+            Ok(Some(import)) if !import.ended => {
+                let found = format!("{shown}: an import was begun in it and has not ended");
+                let fix = "relay store import FILE --resume, or begin again with an empty store";
+                findings.fail(check, found, fix);
+                None
+            }
             Ok(_) => {
                 findings.ok(check, format!("{shown} opens and answers"));
                 Some(store)
