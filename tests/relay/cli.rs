@@ -130,7 +130,11 @@ impl Home {
 
     /// Starts `relay run` with its log at TRACE and waits until it runs.
     fn run(&mut self) {
-        let mut command = self.command(&["run"]);
+        self.run_as(&["run"]);
+    }
+
+    fn run_as(&mut self, words: &[&str]) {
+        let mut command = self.command(words);
         command.env("RELAY_LOG", "trace").stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let (said, hears) = std::sync::mpsc::channel();
