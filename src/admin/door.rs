@@ -130,6 +130,10 @@ impl From<SealError> for Refusal {
                 Self::new(Code::StoreUnavailable, "The store's disk is full; nothing was written.")
                     .because(cause)
             }
+            SealError::Store(StoreError::Unknown(_)) => {
+                let detail = "Whether it was written is unknown: the store was lost meanwhile. Look before trying again.";
+                Self::new(Code::StoreUnavailable, detail).because(cause)
+            }
             SealError::Audit(error) => error.into(),
             SealError::Store(_) => Self::from(Code::StoreUnavailable).because(cause),
         }

@@ -3,6 +3,8 @@
 //! With `corridor` the only file that names concrete ones.
 
 use std::path::Path;
+#[cfg(feature = "postgres")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +16,8 @@ use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 #[cfg(feature = "azure")]
 use crate::config::AzureLogin;
+#[cfg(feature = "postgres")]
+use crate::config::PostgresChoice;
 use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
 #[cfg(feature = "aws")]
@@ -28,6 +32,8 @@ use crate::kms::local::Local;
 use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
 use crate::store::Store;
 use crate::store::memory::Memory;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::{Postgres, Setup as PostgresSetup};
 use crate::store::sled::Sled;
 
 pub(crate) use crate::seal::AUDIT_KEY;
@@ -111,6 +117,33 @@ fn not_built_in(provider: &str) -> StartError {
     StartError { what: "[keys] provider", why }
 }
 
+#[cfg(feature = "postgres")]
+async fn open_postgres(choice: &PostgresChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+    let roots = postgres_roots(choice)?;
+    let opened = Postgres::open(postgres_setup(choice, roots.as_deref()), control.clone()).await;
+    Ok(Arc::new(opened.map_err(failed("[store]"))?))
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn postgres_roots(choice: &PostgresChoice) -> Result<Option<Vec<u8>>, StartError> {
+    let read = |file: &PathBuf| {
+        let why = |error| format!("{}: {error}", file.display());
+        std::fs::read(file).map_err(|error| StartError { what: "[store] ca_file", why: why(error) })
+    };
+    choice.ca_file.as_ref().map(read).transpose()
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn postgres_setup<'a>(choice: &'a PostgresChoice, roots: Option<&'a [u8]>) -> PostgresSetup<'a> {
+    PostgresSetup {
+        url: &choice.url,
+        password: choice.password.as_ref(),
+        roots,
+        connections: choice.connections,
+        plaintext_danger: choice.plaintext_danger,
+    }
+}
+
 pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
     match choice {
         StoreChoice::Memory => Ok(Arc::new(Memory::new())),
@@ -119,6 +152,13 @@ pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result
             let opening = control.spawn_blocking(move || Sled::open(&path, handle));
             let opened = opening.await.map_err(failed("[store] path"))?;
             Ok(Arc::new(opened.map_err(failed("[store] path"))?))
+        }
+        #[cfg(feature = "postgres")]
+        StoreChoice::Postgres(choice) => open_postgres(choice, control).await,
+        #[cfg(not(feature = "postgres"))]
+        StoreChoice::Postgres(_) => {
+            let why = "this relay was built without postgres: build it with --features postgres, or full";
+            Err(StartError { what: "[store] engine", why: why.to_owned() })
         }
     }
 }

@@ -99,7 +99,7 @@ enum Command {
     /// Works on the keys of a running relay
     #[command(subcommand)]
     Key(key::Command),
-    /// Moves and keeps the store as a whole: relay store export --output store.export
+    /// Works on the store as a whole: relay store export --output store.export
     #[command(subcommand)]
     Store(store::Command),
     /// Works on customers

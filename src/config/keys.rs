@@ -146,7 +146,16 @@ pub(super) const SHAPES: &[Shape] = &[
     Shape {
         path: "store",
         shown: "[store]",
-        keys: &[("engine", Scalar), ("path", Scalar), ("retain", Scalar)],
+        keys: &[
+            ("engine", Scalar),
+            ("path", Scalar),
+            ("url", Secret),
+            ("password", Secret),
+            ("ca_file", Scalar),
+            ("connections", Scalar),
+            ("plaintext_danger", Scalar),
+            ("retain", Scalar),
+        ],
     },
     Shape { path: "audit", shown: "[audit]", keys: &[("path", Scalar), ("durability", Scalar)] },
     Shape { path: "admin", shown: "[admin]", keys: &[("token", Secret)] },

@@ -21,6 +21,7 @@ pub mod renewal;
 mod report;
 pub mod rule;
 pub mod signing;
+mod store;
 mod suggest;
 pub mod template;
 pub mod upstream;
@@ -46,6 +47,7 @@ pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use placement::{Placement, Where};
 pub use report::{Finding, Report, Severity};
+pub use store::{PostgresChoice, StoreChoice, store_file};
 pub use suggest::nearest;
 
 use pattern::Pattern;
@@ -257,17 +259,6 @@ pub struct Limits {
     pub idle_per_origin: usize,
     /// How long an idle connection to a vendor is kept: 60 s.
     pub idle_timeout: Duration,
-}
-
-/// `[store]`
-pub enum StoreChoice {
-    /// sled in this folder.
-    Sled {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// In memory, gone on exit (`relay dev`, tests).
-    Memory,
 }
 
 /// `[audit]`

@@ -14,6 +14,8 @@ pub mod kms;
 pub mod logs;
 pub mod oauth;
 pub mod packing;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod spellings;
 pub mod vendor;
 pub mod vendor_http2;

@@ -113,7 +113,7 @@ async fn existing(
             let words = format!("no relay runs, and there is no store at {}", path.display());
             return Err(Failure::new(Exit::Denied, words));
         }
-        StoreChoice::Sled { .. } => {}
+        StoreChoice::Sled { .. } | StoreChoice::Postgres(_) => {}
     }
     open_store(&config.store, control).await.map_err(Failure::failed)
 }

@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod migrate;
 mod progress;
 mod save;
 
@@ -41,6 +42,15 @@ pub(super) enum Command {
         #[arg(long)]
         without_key_check_danger: bool,
     },
+    /// Makes the schema in PostgreSQL, or brings it up to date: relay store migrate --serving-role relay
+    Migrate {
+        /// The configuration; its [store] url names the owner of the database, by RELAY__STORE__URL for this once
+        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
+        config: PathBuf,
+        /// Also give this role what serving needs, and nothing more
+        #[arg(long, value_name = "ROLE")]
+        serving_role: Option<String>,
+    },
 }
 
 /// Runs one of them.
@@ -57,6 +67,9 @@ pub(super) fn run(context: &mut Context, command: Command) -> Result<(), Failure
             Command::Import { file, config, resume, without_key_check_danger } => {
                 let asked = import::Asked { file: &file, config: &config, resume, without_key_check_danger };
                 import::run(context, asked, &handle).await
+            }
+            Command::Migrate { config, serving_role } => {
+                migrate::run(context, &config, serving_role.as_deref()).await
             }
         }
     })

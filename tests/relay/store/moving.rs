@@ -127,14 +127,14 @@ async fn assert_same(name: &str, one: &Arc<dyn Store>, other: &Arc<dyn Store>, c
 
 #[tokio::test]
 async fn an_export_fills_every_engine_with_the_same() {
-    for from in every_engine() {
+    for from in every_engine().await {
         let customers = fill(&from.store).await;
         let generation = from.store.upkeep().generation().await.unwrap();
         let (stream, totals) = exported(&from.store).await;
         assert_eq!(judged(&stream, 999).unwrap(), Some(totals));
         assert_eq!((totals.customers, totals.secrets, totals.metas), (10, 321, 2), "{}", from.name);
         assert_eq!((totals.data_keys, totals.past), (13, 96), "{}", from.name);
-        for to in every_engine() {
+        for to in every_engine().await {
             let name = format!("{} to {}", from.name, to.name);
             let (ended, found, kept) = imported(&stream, &to.store, false).await.unwrap();
             assert_eq!((found, kept), (totals, 0), "{name}");
@@ -189,7 +189,7 @@ async fn an_import_that_was_cut_off_goes_on_behind_the_last_block_and_never_take
     let customers = fill(&source).await;
     let (stream, totals) = exported(&source).await;
     let (other, _) = exported(&source).await;
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let mut kept_before = 0;
         for tenths in [3, 5, 8] {
             let part = &stream[..stream.len() * tenths / 10];
@@ -220,7 +220,7 @@ async fn a_store_that_holds_anything_takes_no_import() {
     fill(&source).await;
     let (stream, _) = exported(&source).await;
     for what in ["a data key", "a secret", "a store-wide record"] {
-        for Case { name, store, .. } in every_engine() {
+        for Case { name, store, .. } in every_engine().await {
             let ours = customer("acme");
             match what {
                 "a data key" => store.add_data_key(&ours, DataKeyId::random(), "k".into()).await.unwrap(),
@@ -393,7 +393,7 @@ async fn a_forged_export_is_refused_with_an_error_and_ends_no_import() {
     ];
     for (what, blocks) in rows {
         let stream = forged(&blocks);
-        for Case { name, store, .. } in every_engine() {
+        for Case { name, store, .. } in every_engine().await {
             let mut import = Import::new(store.clone(), travels, false);
             let ended = async {
                 let mut decoder = Decoder::default();
@@ -439,7 +439,7 @@ fn random_payloads_with_right_checks_and_lengths_that_promise_much_do_nothing() 
 
 #[tokio::test]
 async fn an_export_beside_writers_holds_whole_secrets_and_each_ones_key() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let customers: Vec<Customer> = (0..6).map(|number| customer(&format!("c{number}"))).collect();
         let over = Arc::new(AtomicBool::new(false));
         for one in &customers {
