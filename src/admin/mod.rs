@@ -12,6 +12,7 @@ mod keys;
 mod policy;
 mod purge;
 mod secrets;
+mod store;
 mod trace;
 mod watch;
 
@@ -119,6 +120,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys/rotate", post(keys::rotate))
         .route("/v1/jobs", get(keys::newest))
         .route("/v1/keys/purge", post(purge::purge))
+        .route("/v1/store/export", get(store::export))
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))
         .route_layer(from_fn_with_state(admin.clone(), door::guard));

@@ -6,6 +6,7 @@ mod corridor;
 mod doors;
 mod generation;
 pub(crate) mod issuers;
+mod moved;
 pub(crate) mod providers;
 
 use std::fmt::Display;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::generation::Generation;
-use super::{StartError, failed, note};
+use super::{StartError, failed, moved, note};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 #[cfg(feature = "azure")]
@@ -182,6 +182,7 @@ pub(super) async fn open_log(
     accept_older: bool,
     control: &Handle,
 ) -> Result<(Arc<Log>, Generation), StartError> {
+    moved::refuse_half(&**store).await?;
     let seed = store_wide(&**store, keys, AUDIT_KEY).await.map_err(failed("[keys] and [store]"))?;
     let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
     let generation = Generation::of(store).await.map_err(failed("[store]"))?;
@@ -214,5 +215,6 @@ pub(super) async fn open_log(
     if let Some(why) = behind {
         note(&log.chain(), &format!("--accept-older-store: {why}")).await.map_err(failed("[audit] path"))?;
     }
+    moved::tell(&**store, &log.chain()).await?;
     Ok((log, generation))
 }

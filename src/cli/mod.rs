@@ -99,12 +99,12 @@ enum Command {
     /// Works on the keys of a running relay
     #[command(subcommand)]
     Key(key::Command),
+    /// Works on the store as a whole: relay store export --output store.export
+    #[command(subcommand)]
+    Store(store::Command),
     /// Works on customers
     #[command(subcommand)]
     Customer(customer::Command),
-    /// Works on the store itself
-    #[command(subcommand)]
-    Store(store::Command),
     /// Works on integrations
     #[command(subcommand)]
     Integration(integration::Command),
@@ -208,8 +208,8 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
-        Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
         Command::Store(command) => store::run(context, command).map(ok),
+        Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
         Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
         Command::Catalog(command) => catalog::run(context, command).map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),

@@ -13,6 +13,7 @@ mod forget;
 mod intake;
 mod inventory;
 pub mod jobs;
+mod moving;
 mod policy;
 mod rebind;
 mod renew;
@@ -40,6 +41,7 @@ use crate::store::{Expected, SecretRow, Store, StoreError};
 
 pub use intake::{Judged, NewSecret};
 pub use inventory::{Inventory, KmsKeyUse, inventory};
+pub use moving::{KeyCheck, travels};
 pub use rebind::Was;
 pub use store_wide::store_wide;
 pub use summary::{Listing, Summary, TokenSummary, Version, Versions};

@@ -62,6 +62,8 @@ mod guess;
 mod kill9;
 /// Every spelling of a credential in every coding, cut at every place: none reaches the app.
 mod matrix;
+/// A store as large as a large SaaS has it is exported and imported elsewhere: the same, fast, in flat memory.
+mod moving;
 /// One customer that asks for far too much leaves its neighbours alone.
 mod neighbours;
 /// Another customer's UUID is answered as an unknown one, and as fast.
@@ -97,7 +99,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 20] = [
+const DRILLS: [(&str, Drill); 21] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -118,6 +120,7 @@ const DRILLS: [(&str, Drill); 20] = [
     ("rotate", rotate::run),
     ("neighbours", neighbours::run),
     ("revoke", revoke::run),
+    ("move", moving::run),
 ];
 
 fn main() -> ExitCode {

@@ -155,10 +155,16 @@ impl Stage {
         client.request(method, path, &headers, body.as_bytes())
     }
 
-    /// `relay WORDS... --config relay.toml`, with `input` on stdin.
-    pub fn command(&self, words: &[&str], input: &str) -> Output {
+    /// `relay WORDS... --config relay.toml`, to be started.
+    pub fn prepared(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--config").arg(self.config());
+        command
+    }
+
+    /// `relay WORDS... --config relay.toml`, with `input` on stdin.
+    pub fn command(&self, words: &[&str], input: &str) -> Output {
+        let mut command = self.prepared(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Process::start(&mut command);
         // A relay that is gone lets the command end without reading.
