@@ -6,67 +6,45 @@ mod corridor;
 mod doors;
 mod generation;
 pub(crate) mod issuers;
+mod operators;
 pub(crate) mod providers;
+mod stop;
+mod workers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch;
 
-use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{Config, Integration, Limits, Listen};
-use crate::dependency::board::Board;
+use crate::config::{Config, Integration, Listen};
 use crate::dependency::drift::{Drift, WallClock};
 use crate::jwks::{IssuerKeys, IssuerState, Times};
 use crate::kms::Kms;
-use crate::kms::cached::{Called, DataKeys, Settings};
 use crate::kms::keyring::Keyring;
 use crate::lifecycle::{self, Lifecycle};
-use crate::listen::station::Station;
-use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
+use crate::listen::{Draining, Observer};
 use crate::metrics::Metrics;
 use crate::model::IntegrationName;
-use crate::net::pool::{Pool, PoolLimits};
-use crate::pipeline::{Shared, Worker};
+use crate::pipeline::Shared;
+use crate::seal::Sealer;
 use crate::seal::jobs::{Habits, Jobs};
-use crate::seal::{SealTarget, Sealer};
-use crate::secret::Secret;
-use crate::stage::authenticate::Verdicts;
-use crate::stage::authorize::leases::Leases;
 use crate::stage::authorize::records::Records;
-use crate::stage::connect::part_with_changed;
 use crate::stage::gather::Room;
 use crate::stage::limits::InFlight;
-use crate::stage::record::{Budget, Ledger};
 use crate::stage::route::Routes;
 use crate::store::Store;
 
 use corridor::{plans, routes, surroundings};
-use doors::Doors;
 use generation::Generation;
-use providers::{open_keyring, open_log, open_sink, open_store};
-
-/// Tokens whose verdict a worker keeps.
-const VERDICTS: usize = 10_000;
-/// How long a connection from an app may wait for its next request.
-const APP_IDLE: Duration = Duration::from_secs(75);
-/// How long an answer may wait for the app to read on.
-const APP_STALLED: Duration = Duration::from_secs(300);
-/// How long open WebSockets have for their goodbyes once the grace is over.
-const GOODBYES: Duration = Duration::from_millis(250);
-/// How often the store is told which secrets were used.
-const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
-/// How long renewals under way have to keep what the vendor gave.
-const RENEWALS: Duration = Duration::from_secs(2);
-/// How long workers may take to end once the grace is over.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use operators::{api, open_admin, serve_admin};
+use providers::{open_log, open_records, open_sink};
+use stop::Background;
+use workers::Parts;
 
 /// Why relay does not start. What to do about it is in the text.
 #[derive(Debug, thiserror::Error)]
@@ -118,25 +96,6 @@ pub struct Running {
     generation: Generation,
     records: Records,
     lifecycle: Arc<Lifecycle>,
-}
-
-/// What runs beside the requests and stops before the audit does. Where it is stands in the store.
-struct Background {
-    jobs: Task,
-    generation: Task,
-    uses: Task,
-}
-
-type Task = tokio::task::JoinHandle<()>;
-
-impl Background {
-    fn begin(jobs: Arc<Jobs>, generation: &Generation, records: &Records, control: &Handle) -> Self {
-        Self {
-            jobs: control.spawn(async move { jobs.run().await }),
-            generation: control.spawn(generation.clone().follow()),
-            uses: control.spawn(tell_uses(records.clone())),
-        }
-    }
 }
 
 /// Starts a relay as configured. `control` is the runtime of everything that is not the data path.
@@ -212,29 +171,6 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     })
 }
 
-async fn open_admin(place: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener = listen::bind(place).await.map_err(failed("[server] admin_listen"))?;
-    let address = listener.local_addr().map_err(failed("[server] admin_listen"))?;
-    Ok((listener, address))
-}
-
-/// The data keys, the store, and the hand that writes to it.
-async fn open_records(
-    ring: Option<Keyring>,
-    store: Option<Arc<dyn Store>>,
-    config: &Config,
-    (metrics, control): (&Arc<Metrics>, &Handle),
-) -> Result<(Arc<DataKeys>, Arc<dyn Store>, Arc<Sealer>), StartError> {
-    let keys = data_keys(ring, config, (metrics, control)).await?;
-    let store = match store {
-        Some(store) => store,
-        None => open_store(&config.store, control).await?,
-    };
-    let targets = config.integrations.iter().map(SealTarget::from).collect();
-    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
-    Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
-}
-
 /// The integrations' ways, and who has access tokens renewed for them.
 fn open_routes(
     integrations: &[Integration],
@@ -279,141 +215,6 @@ impl Running {
     pub const fn log(&self) -> &Arc<Log> {
         &self.log
     }
-
-    /// Takes no new requests, lets those under way end for at most the configured grace, writes the
-    /// audit's last anchor.
-    pub async fn stop(self) {
-        let until = Instant::now() + self.grace;
-        self.draining.enter(Phase::Refusing);
-        while self.metrics.in_flight().get() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.draining.enter(Phase::Closing);
-        // What has no end of its own is still open: a WebSocket is told that relay goes away.
-        let until = until.max(Instant::now() + GOODBYES);
-        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.draining.enter(Phase::Over);
-        let last = Instant::now() + LAST_WORDS;
-        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < last {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.lifecycle.settled(RENEWALS).await;
-        // Nobody listens any more if the admin listener has failed.
-        let _ = self.admin_stop.send(true);
-        let Background { jobs, generation, uses } = self.background;
-        for task in [jobs, generation, uses] {
-            task.abort();
-            let _ = task.await;
-        }
-        let _ = self.records.tell_uses().await;
-        self.generation.read().await;
-        let (workers, log) = (self.workers, self.log);
-        let _ = note(&self.chain, "stop").await;
-        let closing = tokio::task::spawn_blocking(move || {
-            for worker in workers.into_iter().filter(JoinHandle::is_finished) {
-                let _ = worker.join();
-            }
-            log.close()
-        });
-        match closing.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the audit could not be closed"),
-            Err(error) => tracing::error!(%error, "the audit could not be closed"),
-        }
-    }
-}
-
-/// What the workers are built from.
-struct Parts {
-    shared: Arc<Shared>,
-    log: Arc<Log>,
-    metrics: Arc<Metrics>,
-    draining: Arc<Draining>,
-    observer: Observer,
-    limits: Limits,
-}
-
-impl Parts {
-    fn open_doors(
-        self,
-        doors: Doors,
-        count: usize,
-        control: &Handle,
-    ) -> Result<Vec<JoinHandle<()>>, StartError> {
-        let refusals = Arc::new(Budget::default());
-        let mut queues = Vec::new();
-        let mut threads = Vec::new();
-        for number in 0..count.max(1) {
-            let (queue, accepted) = mpsc::unbounded_channel::<Accepted>();
-            queues.push(queue);
-            let build = self.station(refusals.clone());
-            let thread =
-                std::thread::Builder::new().name(format!("relay-worker-{number}")).spawn(move || {
-                    if let Err(error) = worker::run(build, accepted) {
-                        tracing::error!(%error, "a worker could not start");
-                    }
-                });
-            threads.push(thread.map_err(failed("a worker thread"))?);
-        }
-        let places = Arc::new(Semaphore::new(self.limits.connections));
-        let queues = Arc::new(Queues::new(queues));
-        for door in doors.bound {
-            let (metrics, draining) = (self.metrics.clone(), self.draining.clone());
-            control.spawn(door.accept(queues.clone(), places.clone(), metrics, draining));
-        }
-        if let Some(tls) = doors.tls {
-            control.spawn(tls.follow());
-        }
-        Ok(threads)
-    }
-
-    /// Builds a worker's place; runs inside the worker's own runtime.
-    fn station(&self, refusals: Arc<Budget>) -> impl FnOnce() -> Station + Send + 'static {
-        let (shared, log, metrics) = (self.shared.clone(), self.log.clone(), self.metrics.clone());
-        let (draining, observer, limits) =
-            (self.draining.clone(), self.observer.clone(), self.limits.clone());
-        move || Station {
-            worker: Worker {
-                leases: Leases::new(shared.records.clone()),
-                verdicts: Verdicts::new(VERDICTS),
-                pool: pool(&shared, &limits),
-                shared,
-                ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals }),
-            },
-            limits: DoorLimits {
-                head_bytes: limits.head_bytes,
-                head_fields: limits.head_fields,
-                head_timeout: limits.head_timeout,
-                idle_timeout: APP_IDLE,
-                stalled_timeout: APP_STALLED,
-            },
-            draining,
-            observer,
-            metrics,
-        }
-    }
-}
-
-/// A worker's connections; those made with a client certificate end when their secret changes.
-fn pool(shared: &Shared, limits: &Limits) -> Pool {
-    let (idle_per_origin, idle_timeout) = (limits.idle_per_origin, limits.idle_timeout);
-    let pool = Pool::new(PoolLimits { idle_per_origin, idle_timeout });
-    if shared.routes.iter().any(|route| route.client_certificate.is_some()) {
-        part_with_changed(&pool, &shared.records);
-    }
-    pool
-}
-
-/// Each minute; what the store does not take is lost, since nobody waits for it.
-async fn tell_uses(records: Records) {
-    loop {
-        tokio::time::sleep(USES_TOLD_EVERY).await;
-        if let Err(error) = records.tell_uses().await {
-            tracing::debug!(%error, "when secrets were last used could not be noted");
-        }
-    }
 }
 
 fn failed<E: Display>(what: &'static str) -> impl Fn(E) -> StartError {
@@ -424,57 +225,4 @@ async fn note(chain: &Chain, what: &str) -> Result<(), AuditError> {
     let mut event = Event::of(Kind::System);
     event.note = Some(what);
     chain.record(&event).await
-}
-
-async fn data_keys(
-    given: Option<Keyring>,
-    config: &Config,
-    (metrics, control): (&Arc<Metrics>, &Handle),
-) -> Result<Arc<DataKeys>, StartError> {
-    let (keys, capacity) = (&config.keys, config.server.limits.data_keys);
-    let ring = match given {
-        Some(ring) => ring,
-        None => open_keyring(keys, control).await?,
-    };
-    let metrics = metrics.clone();
-    let counted = move |call: Called| metrics.kms_call(call.provider, call.operation, call.outcome);
-    let settings = Settings { capacity, ages: keys.ages, pace: keys.pace, counted: Arc::new(counted) };
-    Ok(Arc::new(DataKeys::with(ring, settings, control.clone())))
-}
-
-fn api(
-    token: Secret,
-    (sealer, jobs): (Arc<Sealer>, Arc<Jobs>),
-    (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
-    (chain, drift): (Chain, Drift),
-    running: &Parts,
-) -> Admin {
-    let draining = running.draining.clone();
-    Admin {
-        token,
-        failures: admin::Failures::default(),
-        lifecycle: running.shared.lifecycle.clone(),
-        sealer,
-        jobs,
-        store,
-        issuers,
-        log: running.log.clone(),
-        chain,
-        keys: running.shared.keys.clone(),
-        metrics: running.metrics.clone(),
-        board: Board::default(),
-        drift,
-        accepting: Box::new(move || !draining.has_begun()),
-    }
-}
-
-fn serve_admin(listener: TcpListener, api: Admin, mut stopped: watch::Receiver<bool>, control: &Handle) {
-    control.spawn(async move {
-        let stop = async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        };
-        if let Err(error) = admin::serve(listener, Arc::new(api), stop).await {
-            tracing::error!(%error, "the admin listener has failed");
-        }
-    });
 }
