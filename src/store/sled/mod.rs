@@ -12,14 +12,17 @@ mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sled::Batch;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use self::engine::{Engine, Fault, Room};
 use self::rows::Record;
+use super::leases::Leases;
 use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use crate::model::{Customer, DataKeyId, SecretId};
 
@@ -30,6 +33,7 @@ pub use self::folder::OpenError;
 pub struct Sled {
     engine: Arc<Engine>,
     control: Handle,
+    leases: Leases,
 }
 
 impl Sled {
@@ -42,7 +46,7 @@ impl Sled {
     pub fn open(path: &Path, control: Handle) -> Result<Self, OpenError> {
         let engine = Engine::open(path)?;
         upkeep::end_forgetting(&engine).map_err(|cause| OpenError::Unended { path: path.into(), cause })?;
-        Ok(Self { engine: Arc::new(engine), control })
+        Ok(Self { engine: Arc::new(engine), control, leases: Leases::default() })
     }
 
     // The work goes on if the caller drops the future: a write half-way must still end, sync and be told.
@@ -141,6 +145,31 @@ impl Store for Sled {
                 record.write(tree, &mut batch, &value)?;
                 Ok((Some(batch), ()))
             })
+        })
+    }
+
+    fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()> {
+        let record = Record::meta(name);
+        self.call(move |engine| {
+            engine.write(Room::Needed, None, |tree| {
+                if record.read(tree)? != expected {
+                    return Err(Fault::Answer(StoreError::Conflict));
+                }
+                let mut batch = Batch::default();
+                record.write(tree, &mut batch, &value)?;
+                Ok((Some(batch), ()))
+            })
+        })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str, holder: Uuid, ttl: Duration) -> Call<'a, bool> {
+        Box::pin(async move { Ok(self.leases.take(name, holder, ttl)) })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, holder: Uuid) -> Call<'a, ()> {
+        Box::pin(async move {
+            self.leases.give_back(name, holder);
+            Ok(())
         })
     }
 
