@@ -33,6 +33,8 @@ pub struct Metrics {
     data_keys: Gauge<i64, AtomicI64>,
     dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
     token_refresh: Family<TokenLabels, Counter>,
+    reload_successful: Gauge<i64, AtomicI64>,
+    reload_at: Gauge<i64, AtomicI64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,6 +131,8 @@ impl Metrics {
             data_keys: Gauge::default(),
             dependency_state: Family::default(),
             token_refresh: Family::default(),
+            reload_successful: Gauge::default(),
+            reload_at: Gauge::default(),
             jwks_reads: Family::default(),
             jwks_keys: Family::default(),
             jwks_read_at: Family::default(),
@@ -175,6 +179,13 @@ impl Metrics {
     }
 
     fn register_keys(&self, registry: &mut Registry) {
+        let reload = "1 if relay.toml as it stands was taken over, 0 if it was refused when it was last read";
+        registry.register("config_last_reload_successful", reload, self.reload_successful.clone());
+        registry.register(
+            "config_last_reload_timestamp_seconds",
+            "When relay.toml was last taken over, in seconds since 1970",
+            self.reload_at.clone(),
+        );
         let tokens = "Access tokens asked for, by how that ended";
         registry.register("token_refresh", tokens, self.token_refresh.clone());
         registry.register(
@@ -189,6 +200,14 @@ impl Metrics {
             "1 for the state that something relay depends on is in",
             self.dependency_state.clone(),
         );
+    }
+
+    /// relay.toml was read, and taken over or not.
+    pub fn reloaded(&self, good: bool) {
+        self.reload_successful.set(good.into());
+        if good {
+            self.reload_at.set(i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts one call to a KMS.

@@ -8,22 +8,24 @@ mod generation;
 pub(crate) mod issuers;
 mod operators;
 pub(crate) mod providers;
+mod reload;
 mod stop;
 mod workers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
+use crate::admin::{self, NotReloaded, Reloaded};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
 use crate::config::{Config, Integration, Listen};
 use crate::dependency::drift::{Drift, WallClock};
-use crate::jwks::{IssuerKeys, IssuerState, Times};
+use crate::jwks::{IssuerState, Times};
 use crate::kms::Kms;
 use crate::kms::keyring::Keyring;
 use crate::lifecycle::{self, Lifecycle};
@@ -39,12 +41,16 @@ use crate::stage::limits::InFlight;
 use crate::stage::route::Routes;
 use crate::store::Store;
 
-use corridor::{plans, routes, surroundings};
+use corridor::{Ground, Kept, plans};
 use generation::Generation;
+use issuers::Issuers;
 use operators::{api, open_admin, serve_admin};
 use providers::{open_log, open_records, open_sink};
+use reload::{By, Reloader, State, Stopping};
 use stop::Background;
 use workers::Parts;
+
+pub use reload::Source;
 
 /// Why relay does not start. What to do about it is in the text.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +73,8 @@ pub struct Options {
     pub store: Option<Arc<dyn Store>>,
     /// Takes the audit instead of `[audit]`.
     pub sink: Option<Box<dyn Sink>>,
+    /// Where the configuration came from, to be read again.
+    pub source: Option<Source>,
     /// Starts over a store that is older than its own audit says.
     pub accept_older_store: bool,
     /// Tells the wall clock that is watched for jumps, instead of the system's.
@@ -86,16 +94,14 @@ pub struct Running {
     sealer: Arc<Sealer>,
     log: Arc<Log>,
     chain: Chain,
-    issuers: Vec<Arc<IssuerKeys>>,
     metrics: Arc<Metrics>,
     draining: Arc<Draining>,
     admin_stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
-    grace: Duration,
     background: Background,
     generation: Generation,
     records: Records,
-    lifecycle: Arc<Lifecycle>,
+    reloader: Arc<Reloader>,
 }
 
 /// Starts a relay as configured. `control` is the runtime of everything that is not the data path.
@@ -114,8 +120,17 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let doors = doors::open(&config).await?;
     let (admin_listener, admin) = open_admin(config.server.admin_listen).await?;
 
-    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
-        options;
+    let Options {
+        observer,
+        kms,
+        earlier_kms,
+        store,
+        sink,
+        source,
+        accept_older_store,
+        wall_clock,
+        key_times,
+    } = options;
     let limits = config.server.limits.clone();
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
@@ -123,33 +138,48 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
-    let (routes, lifecycle) = open_routes(&config.integrations, &own, (&sealer, &log, &metrics, &control))?;
-    let surroundings = surroundings(&config, &own);
-    let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
+    let mut ground = Ground::new(&metrics, &own, &control);
+    let routes = ground.routes(&config.integrations, |_| Kept::Nothing)?;
+    let lifecycle = open_lifecycle(&config.integrations, &routes, (&sealer, &log, &metrics, &control));
+    let surroundings = ground.surroundings(&config);
+    let (told, stopping) = (config.told.clone(), Stopping::of(&config));
+    let mut issuers = Issuers::new(key_times, &metrics, &control);
     let shared = Arc::new(Shared {
         lifecycle: lifecycle.clone(),
         routes,
-        token_rules,
+        token_rules: Arc::new(issuers.rules(config.callers, &told)?),
         records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
-        keys,
+        keys: keys.clone(),
         in_flight: InFlight::new(limits.in_flight_per_customer),
         room: Room::default(),
         surroundings,
     });
-    let draining = Arc::new(Draining::default());
     let records = shared.records.clone();
+    let operators = admin::Current { token: config.admin.token, lifecycle, issuers: issuers.all() };
+    let chain = log.chain();
+    let reloader = Arc::new(Reloader {
+        source,
+        state: Mutex::new(State { told, ground, issuers }),
+        shared: watch::Sender::new(shared),
+        operators: watch::Sender::new(Arc::new(operators)),
+        stopping: RwLock::new(stopping),
+        sealer: sealer.clone(),
+        chain: chain.clone(),
+        metrics: metrics.clone(),
+    });
+    let draining = Arc::new(Draining::default());
+    let shared = reloader.shared.subscribe();
     let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
     let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
-    let chain = log.chain();
     let jobs = open_jobs(&sealer, &log, (config.retain, config.keys.data_key_max_age)).await?;
     let drift = wall_clock.map_or_else(Drift::system, Drift::of);
-    let (written, asked) = ((sealer.clone(), jobs.clone()), (store.clone(), issuers.clone()));
-    let api = api(config.admin.token, written, asked, (chain.clone(), drift), &parts);
+    let api = api((sealer.clone(), jobs.clone()), (store, keys), (chain.clone(), drift), &reloader, &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
     note(&chain, "start").await.map_err(failed("[audit]"))?;
+    metrics.reloaded(true);
     let background = Background::begin(jobs, &generation, &records, &control);
     Ok(Running {
         app,
@@ -158,30 +188,26 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         sealer,
         log,
         chain,
-        issuers,
         metrics,
         draining,
         admin_stop,
         workers,
-        grace: config.server.grace,
         background,
         generation,
         records,
-        lifecycle,
+        reloader,
     })
 }
 
-/// The integrations' ways, and who has access tokens renewed for them.
-fn open_routes(
+/// Who has access tokens renewed.
+fn open_lifecycle(
     integrations: &[Integration],
-    own: &Arc<[SocketAddr]>,
+    routes: &Routes,
     (sealer, log, metrics, control): (&Arc<Sealer>, &Arc<Log>, &Arc<Metrics>, &Handle),
-) -> Result<(Routes, Arc<Lifecycle>), StartError> {
-    let routes = routes(integrations, metrics, own, control)?;
-    let plans = plans(integrations, &routes);
+) -> Arc<Lifecycle> {
     let (sealer, chain, metrics) = (sealer.clone(), log.chain(), metrics.clone());
     let parts = lifecycle::Parts { sealer, chain, metrics, control: control.clone() };
-    Ok((routes, Arc::new(Lifecycle::new(plans, parts))))
+    Arc::new(Lifecycle::new(plans(integrations, routes), parts))
 }
 
 /// What goes on by itself: rotation, the erasing of past versions, new data keys by age.
@@ -208,7 +234,21 @@ impl Running {
 
     /// How the keys of each issuer stand.
     pub fn issuers(&self) -> Vec<IssuerState> {
-        self.issuers.iter().map(|keys| keys.state()).collect()
+        let current = self.reloader.operators.borrow();
+        current.issuers.iter().map(|keys| keys.state()).collect()
+    }
+
+    /// Reads the configuration again, from where it came, and goes by it.
+    ///
+    /// # Errors
+    /// Why the one before still holds.
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        self.reloader.reload(By::Signal).await
+    }
+
+    /// Whether every worker still runs.
+    pub fn is_alive(&self) -> bool {
+        !self.workers.iter().any(JoinHandle::is_finished)
     }
 
     /// The audit, for its anchors and its health.

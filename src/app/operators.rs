@@ -4,22 +4,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::reload::{By, Reloader};
 use super::workers::Parts;
 use super::{StartError, failed};
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, NotReloaded};
 use crate::audit::Chain;
 use crate::dependency::board::Board;
 use crate::dependency::drift::Drift;
-use crate::jwks::IssuerKeys;
-use crate::listen;
+use crate::kms::cached::DataKeys;
+use crate::listen::{self, Phase};
 use crate::seal::Sealer;
 use crate::seal::jobs::Jobs;
-use crate::secret::Secret;
 use crate::store::Store;
 
 /// Binds it.
@@ -31,28 +32,34 @@ pub(super) async fn open_admin(place: SocketAddr) -> Result<(TcpListener, Socket
 
 /// What the operators' listener works on.
 pub(super) fn api(
-    token: Secret,
     (sealer, jobs): (Arc<Sealer>, Arc<Jobs>),
-    (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
+    (store, keys): (Arc<dyn Store>, Arc<DataKeys>),
     (chain, drift): (Chain, Drift),
+    reloader: &Arc<Reloader>,
     running: &Parts,
 ) -> Admin {
-    let draining = running.draining.clone();
+    let (draining, reloads) = (running.draining.clone(), Arc::downgrade(reloader));
     Admin {
-        token,
+        current: reloader.operators.subscribe(),
         failures: admin::Failures::default(),
-        lifecycle: running.shared.lifecycle.clone(),
         sealer,
         jobs,
         store,
-        issuers,
         log: running.log.clone(),
         chain,
-        keys: running.shared.keys.clone(),
+        keys,
         metrics: running.metrics.clone(),
         board: Board::default(),
         drift,
-        accepting: Box::new(move || !draining.has_begun()),
+        started: AtomicBool::default(),
+        accepting: Box::new(move || !draining.has_reached(Phase::Leaving)),
+        reload: Box::new(move |request_id| {
+            let reloads = reloads.clone();
+            Box::pin(async move {
+                let reloader = reloads.upgrade().ok_or(NotReloaded::NoFile)?;
+                reloader.reload(By::Operator(request_id)).await
+            })
+        }),
     }
 }
 

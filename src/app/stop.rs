@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::generation::Generation;
+use super::reload::Stopping;
 use super::{Running, note};
 use crate::listen::Phase;
 use crate::seal::jobs::Jobs;
@@ -20,8 +21,8 @@ const GOODBYES: Duration = Duration::from_millis(250);
 const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long renewals under way have to keep what the vendor gave.
 const RENEWALS: Duration = Duration::from_secs(2);
-/// How long workers may take to end once the grace is over.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long each of those may take that are asked once more when the grace is over.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What runs beside the requests and stops before the audit does. Where it is stands in the store.
 pub(super) struct Background {
@@ -49,26 +50,27 @@ impl Background {
 }
 
 impl Running {
-    /// Takes no new requests, lets those under way end for at most the configured grace, writes the
+    /// Says that it is not ready, closes the doors once the configured delay is over, serves what comes on open
+    /// connections as their last request, lets all of it end for at most the configured grace, and writes the
     /// audit's last anchor.
     pub async fn stop(self) {
-        let until = Instant::now() + self.grace;
-        self.draining.enter(Phase::Refusing);
-        while self.metrics.in_flight().get() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let Stopping { delay, grace } = self.reloader.stopping();
+        self.draining.enter(Phase::Leaving);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
+        let until = Instant::now() + grace;
+        self.draining.enter(Phase::Parting);
+        self.ended(until).await;
         self.draining.enter(Phase::Closing);
         // What has no end of its own is still open: a WebSocket is told that relay goes away.
-        let until = until.max(Instant::now() + GOODBYES);
-        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.ended(Instant::now() + GOODBYES).await;
         self.draining.enter(Phase::Over);
         let last = Instant::now() + LAST_WORDS;
-        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < last {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.lifecycle.settled(RENEWALS).await;
+        self.ended(last).await;
+        let lifecycle = self.reloader.operators.borrow().lifecycle.clone();
+        let left = until.max(last).saturating_duration_since(Instant::now());
+        lifecycle.settled(RENEWALS.min(left.max(GOODBYES))).await;
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
         let Background { jobs, generation, uses } = self.background;
@@ -76,8 +78,12 @@ impl Running {
             task.abort();
             let _ = task.await;
         }
-        let _ = self.records.tell_uses().await;
-        self.generation.read().await;
+        let told = async {
+            let _ = self.records.tell_uses().await;
+            self.generation.read().await;
+        };
+        // A store that does not answer keeps nobody.
+        let _ = tokio::time::timeout(LAST_WORDS, told).await;
         let (workers, log) = (self.workers, self.log);
         let _ = note(&self.chain, "stop").await;
         let closing = tokio::task::spawn_blocking(move || {
@@ -90,6 +96,13 @@ impl Running {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the audit could not be closed"),
             Err(error) => tracing::error!(%error, "the audit could not be closed"),
+        }
+    }
+
+    /// Waits for the workers' end.
+    async fn ended(&self, until: Instant) {
+        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }

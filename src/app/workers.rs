@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::doors::Doors;
 use super::{StartError, failed};
@@ -18,9 +18,10 @@ use crate::listen::station::Station;
 use crate::listen::{Accepted, DoorLimits, Draining, Observer, Queues, worker};
 use crate::metrics::Metrics;
 use crate::net::pool::{Pool, PoolLimits};
-use crate::pipeline::{Shared, Worker};
+use crate::pipeline::{Current, Shared, Worker};
 use crate::stage::authenticate::Verdicts;
 use crate::stage::authorize::leases::Leases;
+use crate::stage::authorize::records::Records;
 use crate::stage::connect::part_with_changed;
 use crate::stage::record::{Budget, Ledger};
 
@@ -33,7 +34,7 @@ const APP_STALLED: Duration = Duration::from_secs(300);
 
 /// What the workers are built from.
 pub(super) struct Parts {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: watch::Receiver<Arc<Shared>>,
     pub(super) log: Arc<Log>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) draining: Arc<Draining>,
@@ -81,12 +82,13 @@ impl Parts {
         let (shared, log, metrics) = (self.shared.clone(), self.log.clone(), self.metrics.clone());
         let (draining, observer, limits) =
             (self.draining.clone(), self.observer.clone(), self.limits.clone());
+        let records = shared.borrow().records.clone();
         move || Station {
             worker: Worker {
-                leases: Leases::new(shared.records.clone()),
+                pool: pool(&records, &limits),
+                leases: Leases::new(records),
                 verdicts: Verdicts::new(VERDICTS),
-                pool: pool(&shared, &limits),
-                shared,
+                current: Current::of(shared),
                 ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals }),
             },
             limits: DoorLimits {
@@ -104,11 +106,9 @@ impl Parts {
 }
 
 /// A worker's connections; those made with a client certificate end when their secret changes.
-fn pool(shared: &Shared, limits: &Limits) -> Pool {
+fn pool(records: &Records, limits: &Limits) -> Pool {
     let (idle_per_origin, idle_timeout) = (limits.idle_per_origin, limits.idle_timeout);
     let pool = Pool::new(PoolLimits { idle_per_origin, idle_timeout });
-    if shared.routes.iter().any(|route| route.client_certificate.is_some()) {
-        part_with_changed(&pool, &shared.records);
-    }
+    part_with_changed(&pool, records);
     pool
 }
