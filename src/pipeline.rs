@@ -147,8 +147,10 @@ async fn relay(
         let line = connect(&worker.pool, &opened, again, || identity(&shared.keys, &opened)).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
         let armed = inject(&opened, credential, head, mem::take(body))?;
+        trail.sends();
         match send(line, armed, opened.grant().lease()).await? {
             Sent::Answer(answer) => {
+                trail.heard();
                 if !renewed(shared, &opened, &answer, &mut repeatable).await? {
                     break answer;
                 }

@@ -21,6 +21,8 @@ use crate::rig::vendor::{self, Vendor};
 
 /// Keys, customers, integrations and versions.
 mod keys;
+/// Signals, and what a supervisor is told.
+mod service;
 
 /// A folder made by `relay init --local-issuer`, with an integration at a real vendor.
 struct Home {
