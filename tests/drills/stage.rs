@@ -119,6 +119,11 @@ impl Stage {
         self.relay.take().expect("relay runs").stop();
     }
 
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.relay.as_mut().expect("relay runs").has_ended()
+    }
+
     /// kill -9
     pub fn kill(&mut self) {
         self.relay.take().expect("relay runs").kill();
