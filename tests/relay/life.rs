@@ -26,7 +26,7 @@ fn refuses_to_start(rig: &Rig, toml: &str) -> String {
     let runtime = Runtime::new().unwrap();
     let started = runtime.block_on(start(config, runtime.handle().clone()));
     let error = started.map(|_| ()).expect_err("it starts");
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     error.to_string()
 }
 
@@ -296,13 +296,13 @@ fn what_waits_in_memory_for_a_slow_app_is_sent_before_relay_ends() {
             "GET /vendor/{id}/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
         ));
         rig.audit_until(|records| records.iter().any(|r| r["kind"] == "intent"));
-        std::thread::sleep(std::time::Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(150));
         if rig.running().metrics().in_flight().get() > 0 {
             continue;
         }
         waited += 1;
         let reader = std::thread::spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
             client.answer("GET")
         });
         rig.stop();
