@@ -245,13 +245,14 @@ fn a_hundred_readings_under_load_fail_no_request_and_cut_no_stream() {
     stream.send(&format!("GET /vendor/{id}/stream HTTP/1.1\r\nhost: a\r\nauthorization: {bearer}\r\n\r\n"));
     assert_eq!(stream.head().0, 200);
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut clients = [rig.client(), rig.client()];
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut client = rig.client();
+        for client in &mut clients {
+            let (id, bearer, over, answered) = (&id, &bearer, &over, &answered);
+            scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let path = format!("/vendor/{id}/x");
-                    let answer = client.request("GET", &path, &[("authorization", &bearer)], b"");
+                    let answer = client.request("GET", &path, &[("authorization", bearer)], b"");
                     assert_eq!(answer.status, 200, "{}", answer.text());
                     answered.fetch_add(1, Ordering::Relaxed);
                 }

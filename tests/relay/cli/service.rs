@@ -83,12 +83,12 @@ fn relay_reload_prints_what_changed_or_the_same_errors_as_relay_check() {
     let admin = admin.split('"').nth(1).unwrap().to_owned();
     let token = std::fs::read_to_string(home.path("admin.token")).unwrap();
     std::fs::write(home.path("relay.toml"), good.replace("upstream = ", "upstraem = ")).unwrap();
-    let by_address = |words: &[&str]| {
+    let by_address = |home: &Home, words: &[&str]| {
         let mut command = home.command(words);
         command.env("RELAY_ADDR", &admin).env("RELAY_ADMIN_TOKEN", token.trim_end());
         home.keep(super::finish(command, None))
     };
-    let refused = by_address(&["reload"]);
+    let refused = by_address(&home, &["reload"]);
     assert_eq!(refused.status.code(), Some(3), "{}", err(&refused));
     let checked = home.relay(&["check", "relay.toml"], None);
     let line = err(&checked).lines().find(|line| line.contains("upstraem")).unwrap().to_owned();
@@ -97,7 +97,7 @@ fn relay_reload_prints_what_changed_or_the_same_errors_as_relay_check() {
     assert!(shown.contains(&place) && shown.contains("^^^^^^^^"), "{line}: {shown}");
     assert!(out(&refused).is_empty());
     std::fs::write(home.path("relay.toml"), good.replace("[server]\n", "[server]\nworkers = 7\n")).unwrap();
-    let refused = by_address(&["reload"]);
+    let refused = by_address(&home, &["reload"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
         err(&refused).contains("restart") && err(&refused).contains("server.workers"),
@@ -105,7 +105,7 @@ fn relay_reload_prints_what_changed_or_the_same_errors_as_relay_check() {
         err(&refused)
     );
     assert_eq!(home.terminate(), Some(0));
-    assert_eq!(by_address(&["reload"]).status.code(), Some(4));
+    assert_eq!(by_address(&home, &["reload"]).status.code(), Some(4));
 }
 
 #[test]
