@@ -59,7 +59,7 @@ fn audit(admin: &Admin) -> Option<(State, String)> {
 
 /// The worst of all issuers.
 fn issuers(admin: &Admin) -> Option<(State, String)> {
-    let states: Vec<IssuerState> = admin.issuers.iter().map(|issuer| issuer.state()).collect();
+    let states: Vec<IssuerState> = admin.now().issuers.iter().map(|issuer| issuer.state()).collect();
     let told = |state: State, of: &IssuerState| {
         let why = of.failing.as_ref().map_or("", |(_, why)| why);
         (state, format!("{}: {why}", of.issuer))

@@ -239,10 +239,10 @@ impl State {
                 AddWarm | AddCold | Revoke => Served,
                 Readiness => Ready,
             },
-            // Nothing new is begun; what ends a use must not wait for the restart.
+            // What comes on open connections is served for the grace; what ends a use must not wait for the restart.
             Self::Draining => match asked {
-                UseWarm | UseCold | AddWarm | AddCold => Refused(Code::Draining),
-                Revoke => Served,
+                UseWarm | UseCold | Revoke => Served,
+                AddWarm | AddCold => Refused(Code::Draining),
                 Readiness => NotReady,
             },
         }

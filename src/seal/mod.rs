@@ -13,6 +13,7 @@ mod forget;
 mod intake;
 mod inventory;
 pub mod jobs;
+mod moving;
 mod policy;
 mod rebind;
 mod renew;
@@ -25,7 +26,7 @@ mod turn;
 mod versions;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
@@ -40,6 +41,7 @@ use crate::store::{Expected, SecretRow, Store, StoreError};
 
 pub use intake::{Judged, NewSecret};
 pub use inventory::{Inventory, KmsKeyUse, inventory};
+pub use moving::{KeyCheck, travels};
 pub use rebind::Was;
 pub use store_wide::store_wide;
 pub use summary::{Listing, Summary, TokenSummary, Version, Versions};
@@ -94,11 +96,17 @@ pub enum SealError {
     Unusable(#[from] EnvelopeError),
 }
 
+type Targets = HashMap<IntegrationName, Arc<SealTarget>>;
+
+fn by_name(targets: Vec<SealTarget>) -> Targets {
+    targets.into_iter().map(|target| (target.name.clone(), Arc::new(target))).collect()
+}
+
 /// Writes secrets.
 pub struct Sealer {
     store: Arc<dyn Store>,
     keys: Arc<DataKeys>,
-    targets: HashMap<IntegrationName, SealTarget>,
+    targets: RwLock<Targets>,
     store_key: Secret,
 }
 
@@ -114,8 +122,13 @@ impl Sealer {
         integrations: Vec<SealTarget>,
     ) -> Result<Self, SealError> {
         let store_key = store_wide(&*store, &keys, STORE_KEY).await?;
-        let targets = integrations.into_iter().map(|target| (target.name.clone(), target)).collect();
+        let targets = RwLock::new(by_name(integrations));
         Ok(Self { store, keys, targets, store_key })
+    }
+
+    /// What is sealed from now on is sealed for these integrations.
+    pub fn retarget(&self, integrations: Vec<SealTarget>) {
+        *self.targets.write().unwrap_or_else(PoisonError::into_inner) = by_name(integrations);
     }
 
     /// Seals a new secret. The same idempotency key and the same secret again return the first one.
@@ -134,7 +147,7 @@ impl Sealer {
         let target = self.target(&new.integration)?;
         intake::check(&new)?;
         let NewSecret { customer, integration, label, fields, expires_at, policy, idempotency } = new;
-        policy::check(&policy, target)?;
+        policy::check(&policy, &target)?;
         let fields = intake::declared(&target.fields, fields)?;
         intake::identity(target.client_certificate.as_ref(), &fields)?;
         let place = target.freeze(&fields)?;
@@ -352,8 +365,9 @@ impl Sealer {
         Ok(listing)
     }
 
-    fn target(&self, integration: &IntegrationName) -> Result<&SealTarget, SealError> {
-        self.targets.get(integration).ok_or(SealError::UnknownIntegration)
+    fn target(&self, integration: &IntegrationName) -> Result<Arc<SealTarget>, SealError> {
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        targets.get(integration).cloned().ok_or(SealError::UnknownIntegration)
     }
 
     async fn owner(&self, id: SecretId) -> Result<Customer, SealError> {

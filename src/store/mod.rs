@@ -6,6 +6,7 @@
 
 mod leases;
 pub mod memory;
+pub mod moving;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sled;

@@ -119,6 +119,11 @@ impl Stage {
         self.relay.take().expect("relay runs").stop();
     }
 
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.relay.as_mut().expect("relay runs").has_ended()
+    }
+
     /// kill -9
     pub fn kill(&mut self) {
         self.relay.take().expect("relay runs").kill();
@@ -155,10 +160,16 @@ impl Stage {
         client.request(method, path, &headers, body.as_bytes())
     }
 
-    /// `relay WORDS... --config relay.toml`, with `input` on stdin.
-    pub fn command(&self, words: &[&str], input: &str) -> Output {
+    /// `relay WORDS... --config relay.toml`, to be started.
+    pub fn prepared(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--config").arg(self.config());
+        command
+    }
+
+    /// `relay WORDS... --config relay.toml`, with `input` on stdin.
+    pub fn command(&self, words: &[&str], input: &str) -> Output {
+        let mut command = self.prepared(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Process::start(&mut command);
         // A relay that is gone lets the command end without reading.

@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// A process that writes is killed at random moments.
 mod crash;
+/// A store as one stream of bytes, and back.
+mod moving;
 /// What only an engine behind a network can break: losing it, other replicas, its roles and its schema.
 #[cfg(feature = "postgres")]
 mod postgres;

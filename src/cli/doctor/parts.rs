@@ -27,6 +27,7 @@ use crate::config::{Config, StoreChoice};
 use crate::kms::KmsError;
 use crate::kms::keyring::Keyring;
 use crate::model::{Customer, DataKeyId};
+use crate::store::moving::Imported;
 use crate::store::{Feed, Store};
 
 /// How long the KMS may take.
@@ -145,7 +146,13 @@ pub(super) async fn store(
         return None;
     }
     match open_store(&config.store, control).await {
-        Ok(store) => match store.meta(AUDIT_KEY).await {
+        Ok(store) => match Imported::of(&*store).await {
+            Ok(Some(import)) if !import.ended => {
+                let found = format!("{shown}: an import was begun in it and has not ended");
+                let fix = "relay store import FILE --resume, or begin again with an empty store";
+                findings.fail(check, found, fix);
+                None
+            }
             Ok(_) => {
                 findings.ok(check, format!("{shown} opens and answers"));
                 Some(store)

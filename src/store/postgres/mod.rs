@@ -7,6 +7,7 @@
 
 mod fault;
 mod feed;
+mod moving;
 mod note;
 mod rows;
 mod schema;

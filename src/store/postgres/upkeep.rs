@@ -14,6 +14,7 @@ use super::rows::{active_id, at_most, bytes, cell, customer, insert_data_key, nu
 use super::sessions::Lent;
 use super::{Inner, Postgres};
 use crate::model::{Customer, DataKeyId, SecretId};
+use crate::store::moving::Moving;
 use crate::store::{Call, Change, Forgotten, Past, Upkeep};
 
 /// Secrets deleted in one write.
@@ -164,6 +165,10 @@ impl Upkeep for Postgres {
             count(cell::<Option<i64>>(&found, 0)?.unwrap_or_default())
         })
     }
+
+    fn moving(&self) -> &dyn Moving {
+        self
+    }
 }
 
 async fn renew(
@@ -270,7 +275,8 @@ async fn forget_some(lent: &mut Lent, customer: &Customer) -> Result<Vec<SecretI
     gone.iter().map(|row| Ok(SecretId::from_bytes(cell::<Uuid>(row, 0)?.into_bytes()))).collect()
 }
 
-fn past(row: &tokio_postgres::Row) -> Result<Past, Fault> {
+/// A past version: its number, head and sealed bytes, and since when.
+pub(super) fn past(row: &tokio_postgres::Row) -> Result<Past, Fault> {
     Ok(Past {
         version: u32::try_from(cell::<i64>(row, 0)?).map_err(|_| damaged("a version is no such number"))?,
         head: cell::<Option<Vec<u8>>>(row, 1)?.map(Bytes::from),
@@ -279,6 +285,7 @@ fn past(row: &tokio_postgres::Row) -> Result<Past, Fault> {
     })
 }
 
-fn count(stored: i64) -> Result<u64, Fault> {
+/// A number that is never below zero.
+pub(super) fn count(stored: i64) -> Result<u64, Fault> {
     u64::try_from(stored).map_err(|_| damaged("a number is below zero"))
 }
