@@ -63,7 +63,7 @@ pub(super) async fn guard(State(admin): State<Arc<Admin>>, request: Request, nex
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let token = given.and_then(|value| value.split_at_checked(7));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token);
-    if token.is_some_and(|token| admin.token.equals(token)) {
+    if token.is_some_and(|token| admin.now().token.equals(token)) {
         return next.run(request).await;
     }
     let refusal = if admin.failures.0.check().is_err() {

@@ -24,12 +24,14 @@ use crate::kms::Kms;
 use crate::kms::aws::{Aws, AwsSetup};
 #[cfg(feature = "azure")]
 use crate::kms::azure::{self, Azure};
-use crate::kms::cached::DataKeys;
+use crate::kms::cached::{Called, DataKeys, Settings};
 #[cfg(feature = "gcp")]
 use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
 use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
+use crate::metrics::Metrics;
+use crate::seal::{SealTarget, Sealer, store_wide};
 use crate::store::Store;
 use crate::store::memory::Memory;
 #[cfg(feature = "postgres")]
@@ -182,11 +184,7 @@ pub(super) async fn open_log(
     control: &Handle,
 ) -> Result<(Arc<Log>, Generation), StartError> {
     moved::refuse_half(&**store).await?;
-    let wrapped = store.meta(AUDIT_KEY).await.map_err(failed("[store]"))?;
-    let (seed, fresh) = keys.named(AUDIT_KEY, wrapped.as_deref()).await.map_err(failed("[keys]"))?;
-    if let Some(fresh) = fresh {
-        store.put_meta(AUDIT_KEY, Bytes::from(fresh)).await.map_err(failed("[store]"))?;
-    }
+    let seed = store_wide(&**store, keys, AUDIT_KEY).await.map_err(failed("[keys] and [store]"))?;
     let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
     let generation = Generation::of(store).await.map_err(failed("[store]"))?;
     let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
@@ -220,4 +218,37 @@ pub(super) async fn open_log(
     }
     moved::tell(&**store, &log.chain()).await?;
     Ok((log, generation))
+}
+
+/// The data keys, the store, and the hand that writes to it.
+pub(super) async fn open_records(
+    ring: Option<Keyring>,
+    store: Option<Arc<dyn Store>>,
+    config: &Config,
+    (metrics, control): (&Arc<Metrics>, &Handle),
+) -> Result<(Arc<DataKeys>, Arc<dyn Store>, Arc<Sealer>), StartError> {
+    let keys = data_keys(ring, config, (metrics, control)).await?;
+    let store = match store {
+        Some(store) => store,
+        None => open_store(&config.store, control).await?,
+    };
+    let targets = config.integrations.iter().map(SealTarget::from).collect();
+    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
+    Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
+}
+
+async fn data_keys(
+    given: Option<Keyring>,
+    config: &Config,
+    (metrics, control): (&Arc<Metrics>, &Handle),
+) -> Result<Arc<DataKeys>, StartError> {
+    let (keys, capacity) = (&config.keys, config.server.limits.data_keys);
+    let ring = match given {
+        Some(ring) => ring,
+        None => open_keyring(keys, control).await?,
+    };
+    let metrics = metrics.clone();
+    let counted = move |call: Called| metrics.kms_call(call.provider, call.operation, call.outcome);
+    let settings = Settings { capacity, ages: keys.ages, pace: keys.pace, counted: Arc::new(counted) };
+    Ok(Arc::new(DataKeys::with(ring, settings, control.clone())))
 }

@@ -21,9 +21,11 @@ mod launch;
 mod policy;
 pub mod process;
 mod prompt;
+mod reload;
 pub mod run;
 pub mod secret;
 mod store;
+mod systemd;
 pub mod target;
 pub mod token;
 mod token_command;
@@ -123,6 +125,11 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = "relay.toml")]
         config: PathBuf,
     },
+    /// Has the running relay read its relay.toml again, as SIGHUP does: relay reload
+    Reload {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Whether the running relay is ready: relay health
     Health {
         #[command(flatten)]
@@ -215,6 +222,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Doctor { config } => doctor::run(context, &config),
+        Command::Reload { which } => process::block_on(reload::run(context, &which))?.map(ok),
         Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
     }
 }

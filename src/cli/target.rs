@@ -148,6 +148,11 @@ impl Target {
         })
     }
 
+    /// An answer that is no success, as a failure.
+    pub fn refused(&self, answer: &Fetched) -> Failure {
+        read(answer).err().unwrap_or_else(|| Failure::failed(format!("{} answered strangely", self.address)))
+    }
+
     fn failed(&self, error: &FetchError) -> Failure {
         match error {
             FetchError::Unreachable(_) => Failure::new(

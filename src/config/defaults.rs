@@ -12,6 +12,7 @@ pub(super) fn default(pattern: &str, key: &str) -> Option<Value> {
         ("server", "admin_listen") => json!("127.0.0.1:8481"),
         ("server", "workers") => json!(std::thread::available_parallelism().map_or(1, usize::from)),
         ("server", "grace") => json!("25s"),
+        ("server", "drain_delay") => json!("0s"),
         ("server.limits", "head_bytes") => json!(32_768),
         ("server.limits", "head_fields") => json!(100),
         ("server.limits", "head_timeout") => json!("10s"),

@@ -53,6 +53,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("public_url", Scalar),
             ("workers", Scalar),
             ("grace", Scalar),
+            ("drain_delay", Scalar),
             ("limits", Compound),
             ("tls", Compound),
         ],

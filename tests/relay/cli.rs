@@ -23,6 +23,8 @@ use crate::rig::vendor::{self, Vendor};
 mod keys;
 /// The store as a whole: exported, imported, restored.
 mod moving;
+/// Signals, and what a supervisor is told.
+mod service;
 
 /// A folder made by `relay init --local-issuer`, with an integration at a real vendor.
 struct Home {

@@ -25,7 +25,7 @@ use doors::Doors;
 
 use super::report::Place;
 use super::written::{Given, Table, Written};
-use super::{Admin, Audit, Config, StoreChoice};
+use super::{Admin, Audit, Config, StoreChoice, Told};
 use crate::audit::Durability;
 use crate::secret::Secret;
 
@@ -62,6 +62,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
         audit: Audit { path: Some(audit.path.value), durability: audit.durability },
         admin: Admin { token: admin? },
         integrations,
+        told: Told::default(),
     })
 }
 
