@@ -54,6 +54,9 @@ mod calls;
 mod canary;
 /// The credential stands in relay's memory no longer than its connection to the vendor.
 mod core;
+/// PostgreSQL's primary is killed and its standby promoted, and nobody loses anything.
+#[cfg(feature = "postgres")]
+mod failover;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -95,7 +98,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 19] = [
+const DRILLS: &[(&str, Drill)] = &[
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -115,6 +118,8 @@ const DRILLS: [(&str, Drill); 19] = [
     ("calls", calls::run),
     ("rotate", rotate::run),
     ("neighbours", neighbours::run),
+    #[cfg(feature = "postgres")]
+    ("failover", failover::run),
 ];
 
 fn main() -> ExitCode {
