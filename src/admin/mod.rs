@@ -36,6 +36,7 @@ use crate::refusal::{Code, Refusal};
 use crate::seal::Sealer;
 use crate::seal::jobs::Jobs;
 use crate::secret::Secret;
+use crate::stage::authorize::records::Records;
 use crate::store::Store;
 
 pub use audit::ANCHOR;
@@ -58,6 +59,8 @@ pub struct Admin {
     pub jobs: Arc<Jobs>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
+    /// What is at hand of the store, for how far that may be relied on.
+    pub records: Records,
     /// The issuers' keys, for their health.
     pub issuers: Vec<Arc<IssuerKeys>>,
     /// The audit, for its health, key and anchors.

@@ -40,7 +40,7 @@ use crate::seal::{SealTarget, Sealer};
 use crate::secret::Secret;
 use crate::stage::authenticate::Verdicts;
 use crate::stage::authorize::leases::Leases;
-use crate::stage::authorize::records::Records;
+use crate::stage::authorize::records::{Bounds, Records};
 use crate::stage::connect::part_with_changed;
 use crate::stage::gather::Room;
 use crate::stage::limits::InFlight;
@@ -95,6 +95,8 @@ pub struct Options {
     pub wall_clock: Option<WallClock>,
     /// How often issuers' keys are read.
     pub key_times: Times,
+    /// How long what is at hand serves without the store's change feed.
+    pub bounds: Bounds,
 }
 
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
@@ -155,9 +157,9 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let doors = doors::open(&config).await?;
     let (admin_listener, admin) = open_admin(config.server.admin_listen).await?;
 
-    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
-        options;
+    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, .. } = options;
     let limits = config.server.limits.clone();
+    let at_hand = (limits.record_cache_bytes, options.bounds);
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
@@ -166,12 +168,12 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let (routes, lifecycle) = open_routes(&config.integrations, &own, (&sealer, &log, &metrics, &control))?;
     let surroundings = surroundings(&config, &own);
-    let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
+    let (token_rules, issuers) = issuers::open(config.callers, options.key_times, &metrics, &control)?;
     let shared = Arc::new(Shared {
         lifecycle: lifecycle.clone(),
         routes,
         token_rules,
-        records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
+        records: Records::new(store.clone(), keys.clone(), at_hand, &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
         room: Room::default(),
@@ -183,7 +185,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
     let chain = log.chain();
     let jobs = open_jobs(&sealer, &log, (config.retain, config.keys.data_key_max_age)).await?;
-    let drift = wall_clock.map_or_else(Drift::system, Drift::of);
+    let drift = options.wall_clock.map_or_else(Drift::system, Drift::of);
     let (written, asked) = ((sealer.clone(), jobs.clone()), (store.clone(), issuers.clone()));
     let api = api(config.admin.token, written, asked, (chain.clone(), drift), &parts);
     let (app, own_doors) = doors.places();
@@ -457,6 +459,7 @@ fn api(
         sealer,
         jobs,
         store,
+        records: running.shared.records.clone(),
         issuers,
         log: running.log.clone(),
         chain,

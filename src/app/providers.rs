@@ -30,6 +30,7 @@ use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
 use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
+use crate::seal::store_wide;
 use crate::store::Store;
 use crate::store::memory::Memory;
 #[cfg(feature = "postgres")]
@@ -181,11 +182,7 @@ pub(super) async fn open_log(
     accept_older: bool,
     control: &Handle,
 ) -> Result<(Arc<Log>, Generation), StartError> {
-    let wrapped = store.meta(AUDIT_KEY).await.map_err(failed("[store]"))?;
-    let (seed, fresh) = keys.named(AUDIT_KEY, wrapped.as_deref()).await.map_err(failed("[keys]"))?;
-    if let Some(fresh) = fresh {
-        store.put_meta(AUDIT_KEY, Bytes::from(fresh)).await.map_err(failed("[store]"))?;
-    }
+    let seed = store_wide(&**store, keys, AUDIT_KEY).await.map_err(failed("[keys] and [store]"))?;
     let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
     let generation = Generation::of(store).await.map_err(failed("[store]"))?;
     let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;

@@ -1,10 +1,10 @@
 //! Access tokens had and renewed, and credentials tried before they are sealed: calls of relay's own.
 //!
 //! Never by a caller's grant: a renewal is relay's own act, stands in the audit as `system` before anything is
-//! opened, and runs on the control runtime, once at a time for each secret however many requests wait. What a
-//! request sends is opened in `unseal`, and what a token is had with is opened here alone. What must never enter:
-//! a request or an answer of an app's, a token in an error or the audit. If this room kept an old refresh token
-//! where the vendor gave a new one, a customer would have to connect again.
+//! opened, and runs on the control runtime, once at a time for each secret however many requests and relays wait.
+//! What a request sends is opened in `unseal`, and what a token is had with is opened here alone. What must never
+//! enter: a request or an answer of an app's, a token in an error or the audit. If this room kept an old refresh
+//! token where the vendor gave a new one, a customer would have to connect again.
 
 mod answer;
 mod ask;

@@ -17,9 +17,11 @@ mod policy;
 mod rebind;
 mod renew;
 mod rewrap;
+mod store_wide;
 mod summary;
 mod target;
 mod tokens;
+mod turn;
 mod versions;
 
 use std::collections::HashMap;
@@ -39,9 +41,11 @@ use crate::store::{Expected, SecretRow, Store, StoreError};
 pub use intake::{Judged, NewSecret};
 pub use inventory::{Inventory, KmsKeyUse, inventory};
 pub use rebind::Was;
+pub use store_wide::store_wide;
 pub use summary::{Listing, Summary, TokenSummary, Version, Versions};
 pub use target::SealTarget;
 pub use tokens::{AtRest, Given};
+pub use turn::Turn;
 
 /// Where the store keeps the wrapped store-wide key.
 const STORE_KEY: &str = "fingerprint-key";
@@ -109,15 +113,7 @@ impl Sealer {
         keys: Arc<DataKeys>,
         integrations: Vec<SealTarget>,
     ) -> Result<Self, SealError> {
-        let mut wrapped = store.meta(STORE_KEY).await?;
-        if wrapped.is_none() {
-            let (_, made) = keys.named(STORE_KEY, None).await?;
-            store.put_meta(STORE_KEY, Bytes::from(made.unwrap_or_default())).await?;
-            // Read back: of two that start at once on an empty store, both take the last one's key.
-            wrapped = store.meta(STORE_KEY).await?;
-        }
-        let (store_key, _) =
-            keys.named(STORE_KEY, Some(&wrapped.unwrap_or_default())).await.map_err(not_this_store)?;
+        let store_key = store_wide(&*store, &keys, STORE_KEY).await?;
         let targets = integrations.into_iter().map(|target| (target.name.clone(), target)).collect();
         Ok(Self { store, keys, targets, store_key })
     }
@@ -472,17 +468,6 @@ fn touch(head: &mut Head) {
 /// A change that is nobody's: other writers see that something changed, operators see no new time.
 fn touch_quietly(head: &mut Head) {
     head.changes = head.changes.saturating_add(1);
-}
-
-/// Says what a store-wide key that does not open means, and what to do.
-fn not_this_store(error: KmsError) -> KmsError {
-    match error {
-        KmsError::Broken(why) => KmsError::Broken(format!(
-            "this store was made with another KMS key than the one configured ({why}). Start relay with the \
-             store's own key, or with an empty store"
-        )),
-        other => other,
-    }
 }
 
 /// Freezes where a secret goes; its own limits stay.

@@ -52,7 +52,7 @@ use relay::seal::{NewSecret, SealTarget, Sealer};
 use relay::secret::Secret;
 use relay::stage::authenticate::{IssuerRules, TokenRules, Verdicts};
 use relay::stage::authorize::leases::Leases;
-use relay::stage::authorize::records::Records;
+use relay::stage::authorize::records::{Bounds, Records};
 use relay::stage::limits::{InFlight, Share};
 use relay::stage::record::{Budget, Ledger};
 use relay::stage::route::{Route, Routes};
@@ -260,7 +260,7 @@ async fn worker(
         lifecycle: Arc::new(Lifecycle::new([], parts)),
         routes: Routes::new([route(integration, &metrics, &control)]),
         token_rules: token_rules(config, issuer),
-        records: Records::new(store, keys.clone(), limits.record_cache_bytes, &control),
+        records: Records::new(store, keys.clone(), (limits.record_cache_bytes, Bounds::default()), &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
         room: relay::stage::gather::Room::default(),

@@ -75,6 +75,8 @@ mod outage;
 mod rebind;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
+/// What is stopped on one replica is stopped on the other, also while that one hears nothing.
+mod revoke;
 /// Keys are rotated under load without a failed request, and killed in the middle without a loss.
 mod rotate;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
@@ -118,6 +120,7 @@ const DRILLS: &[(&str, Drill)] = &[
     ("calls", calls::run),
     ("rotate", rotate::run),
     ("neighbours", neighbours::run),
+    ("revoke", revoke::run),
     #[cfg(feature = "postgres")]
     ("failover", failover::run),
 ];
