@@ -74,6 +74,8 @@ pub struct Settings {
     pub callers: String,
     /// Lines for `[keys]`, beside provider and file.
     pub keys: String,
+    /// The lines of `[store]`, if it is not sled in the rig's folder.
+    pub store: String,
     pub audit: PathBuf,
     pub durability: Durability,
     pub upstream: Option<String>,
@@ -91,6 +93,7 @@ impl Default for Settings {
             workers: 2,
             callers: String::new(),
             keys: String::new(),
+            store: String::new(),
             audit: PathBuf::new(),
             durability: Durability::Written,
             upstream: None,
@@ -163,7 +166,7 @@ impl Rig {
         format!(
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
-             [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
+             [store]\n{}\n\n\
              [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
@@ -171,6 +174,7 @@ impl Rig {
             s.server,
             s.callers_section(),
             s.keys,
+            if s.store.is_empty() { "engine = \"sled\"\npath = \"relay.db\"" } else { &s.store },
             audit.display(),
             s.integration,
             s.more.replace("{PORT}", &self.vendor.port.to_string()),
