@@ -7,6 +7,8 @@ mod doors;
 mod generation;
 pub(crate) mod issuers;
 pub(crate) mod providers;
+mod replicas;
+mod sinks;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -51,7 +53,8 @@ use crate::store::Store;
 use corridor::{plans, routes, surroundings};
 use doors::Doors;
 use generation::Generation;
-use providers::{open_keyring, open_log, open_sink, open_store};
+use providers::{open_keyring, open_log, open_store};
+use sinks::open_sink;
 
 /// Tokens whose verdict a worker keeps.
 const VERDICTS: usize = 10_000;
@@ -161,7 +164,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
-    let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
+    let sink = sink.map_or_else(|| open_sink(&config.audit, &control), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let (routes, lifecycle) = open_routes(&config.integrations, &own, (&sealer, &log, &metrics, &control))?;

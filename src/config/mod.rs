@@ -5,6 +5,7 @@
 //! environment. What must never enter: a secret written literally, a setting that is ignored, a default
 //! that weakens.
 
+pub mod audit;
 mod callers;
 mod defaults;
 mod document;
@@ -35,10 +36,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::audit::Durability;
 use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
+pub use audit::Audit;
 pub use callers::{Algorithm, CallerKeys, Callers, Claim, JwksAddress, JwksToken};
 pub use effective::Setting;
 pub use keys::known as known_keys;
@@ -268,14 +269,6 @@ pub enum StoreChoice {
     },
     /// In memory, gone on exit (`relay dev`, tests).
     Memory,
-}
-
-/// `[audit]`
-pub struct Audit {
-    /// The file; `None` keeps it in memory (`relay dev`).
-    pub path: Option<PathBuf>,
-    /// When a record counts as written.
-    pub durability: Durability,
 }
 
 /// `[admin]`

@@ -70,6 +70,8 @@ pub enum State {
     AuditFails,
     /// The audit does not answer within 250 ms.
     AuditHangs,
+    /// Of several places that the audit goes to one takes nothing, and another does.
+    AuditSinkDown,
     /// The KMS key that wraps gives no answer.
     KmsUnavailable,
     /// The KMS key that wraps says no.
@@ -130,11 +132,12 @@ pub enum Answer {
 
 impl State {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::StoreFails,
         Self::StoreFull,
         Self::AuditFails,
         Self::AuditHangs,
+        Self::AuditSinkDown,
         Self::KmsUnavailable,
         Self::KmsDenied,
         Self::EarlierKmsUnavailable,
@@ -150,7 +153,7 @@ impl State {
     pub const fn of(self) -> Dependency {
         match self {
             Self::StoreFails | Self::StoreFull => Dependency::Store,
-            Self::AuditFails | Self::AuditHangs => Dependency::Audit,
+            Self::AuditFails | Self::AuditHangs | Self::AuditSinkDown => Dependency::Audit,
             Self::KmsUnavailable | Self::KmsDenied => Dependency::Kms,
             Self::EarlierKmsUnavailable | Self::EarlierKmsDenied => Dependency::EarlierKms,
             Self::IssuerKeysStale | Self::IssuerKeysMissing => Dependency::Issuers,
@@ -166,6 +169,7 @@ impl State {
             Self::StoreFails | Self::AuditFails => "fails",
             Self::StoreFull => "full",
             Self::AuditHangs => "hangs",
+            Self::AuditSinkDown => "sink_down",
             Self::KmsUnavailable | Self::EarlierKmsUnavailable => "unavailable",
             Self::KmsDenied | Self::EarlierKmsDenied => "denied",
             Self::IssuerKeysStale => "stale",
@@ -212,7 +216,7 @@ impl State {
                 Revoke => Served,
                 Readiness => Degraded,
             },
-            Self::IssuerKeysStale | Self::ClockJumped => match asked {
+            Self::AuditSinkDown | Self::IssuerKeysStale | Self::ClockJumped => match asked {
                 UseWarm | UseCold | AddWarm | AddCold | Revoke => Served,
                 Readiness => Degraded,
             },

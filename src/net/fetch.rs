@@ -107,6 +107,32 @@ pub async fn fetch(request: FetchRequest) -> Result<Fetched, FetchError> {
     timeout(allowed, fetched(request)).await.unwrap_or(Err(FetchError::Timeout(allowed)))
 }
 
+/// Makes one call whose answer may be of any length: a good one's body is given to `take` as it comes, any
+/// other's is in the answer. `timeout` is how long nothing may come.
+///
+/// # Errors
+/// [`FetchError`], each kind of failure apart; broken, if `take` fails.
+pub async fn fetch_into(
+    request: FetchRequest,
+    take: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+) -> Result<Fetched, FetchError> {
+    let (allowed, limit) = (request.timeout, request.limit);
+    let late = |_| FetchError::Timeout(allowed);
+    let Begun { head, mut body, task } = timeout(allowed, begun(request)).await.map_err(late)??;
+    if !head.status.is_success() {
+        let body = timeout(allowed, read(body, limit)).await.map_err(late)??;
+        return Ok(Fetched { status: head.status, headers: head.headers, body });
+    }
+    while let Some(frame) = timeout(allowed, body.frame()).await.map_err(late)? {
+        let frame = frame.map_err(|e| FetchError::Broken(e.to_string()))?;
+        if let Some(data) = frame.data_ref() {
+            take(data).map_err(|e| FetchError::Broken(e.to_string()))?;
+        }
+    }
+    drop(task);
+    Ok(Fetched { status: head.status, headers: head.headers, body: Vec::new() })
+}
+
 /// Why a vendor gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -138,6 +164,11 @@ pub async fn call(upstream: &Upstream, request: FetchRequest) -> Result<Fetched,
 }
 
 async fn fetched(request: FetchRequest) -> Result<Fetched, FetchError> {
+    let limit = request.limit;
+    begun(request).await?.whole(limit).await
+}
+
+async fn begun(request: FetchRequest) -> Result<Begun, FetchError> {
     let url: Uri = request.url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
     let resolver = Arc::new(Resolver::new(Handle::current()));
     let mut dial = Dial::unvetted(resolver, request.timeout);
@@ -145,7 +176,7 @@ async fn fetched(request: FetchRequest) -> Result<Fetched, FetchError> {
         Some("http") => {
             let stream = dial.call(url.clone()).await;
             let stream = stream.map_err(|e| FetchError::Unreachable(e.to_string()))?;
-            exchange(stream, &url, request).await
+            begin(stream, &url, request).await
         }
         Some("https") => {
             let tls = match &request.tls {
@@ -155,7 +186,7 @@ async fn fetched(request: FetchRequest) -> Result<Fetched, FetchError> {
             let names = Arc::new(DefaultServerNameResolver::default());
             let stream = HttpsConnector::new(dial, tls, true, names).call(url.clone()).await;
             let stream = stream.map_err(|e| because(e.as_ref()))?;
-            exchange(stream, &url, request).await
+            begin(stream, &url, request).await
         }
         _ => Err(FetchError::Url("it begins with neither http:// nor https://")),
     }
@@ -170,15 +201,36 @@ async fn exchange<S>(stream: S, url: &Uri, request: FetchRequest) -> Result<Fetc
 where
     S: Read + Write + Unpin + Send + 'static,
 {
-    let broken = |e: hyper::Error| FetchError::Broken(e.to_string());
     let limit = request.limit;
+    begin(stream, url, request).await?.whole(limit).await
+}
+
+/// An answer whose body is still to come.
+struct Begun {
+    head: http::response::Parts,
+    body: Incoming,
+    task: Ended,
+}
+
+impl Begun {
+    async fn whole(self, limit: usize) -> Result<Fetched, FetchError> {
+        let Self { head, body, task } = self;
+        let body = read(body, limit).await;
+        drop(task);
+        Ok(Fetched { status: head.status, headers: head.headers, body: body? })
+    }
+}
+
+async fn begin<S>(stream: S, url: &Uri, request: FetchRequest) -> Result<Begun, FetchError>
+where
+    S: Read + Write + Unpin + Send + 'static,
+{
+    let broken = |e: hyper::Error| FetchError::Broken(e.to_string());
     let outgoing = outgoing(url, request)?;
     let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
     let task = Ended(tokio::spawn(async move { drop(connection.await) }));
     let (head, body) = sender.send_request(outgoing).await.map_err(broken)?.into_parts();
-    let body = read(body, limit).await;
-    drop(task);
-    Ok(Fetched { status: head.status, headers: head.headers, body: body? })
+    Ok(Begun { head, body, task })
 }
 
 fn outgoing(url: &Uri, request: FetchRequest) -> Result<Request<Full<Bytes>>, FetchError> {

@@ -71,6 +71,8 @@ pub struct Settings {
     /// Lines for `[keys]`, beside provider and file.
     pub keys: String,
     pub audit: PathBuf,
+    /// Lines for `[audit]`, beside path and durability.
+    pub audit_more: String,
     pub durability: Durability,
     pub upstream: Option<String>,
     pub trust_vendor: bool,
@@ -88,6 +90,7 @@ impl Default for Settings {
             callers: String::new(),
             keys: String::new(),
             audit: PathBuf::new(),
+            audit_more: String::new(),
             durability: Durability::Written,
             upstream: None,
             trust_vendor: true,
@@ -160,7 +163,7 @@ impl Rig {
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
              [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
-             [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
+             [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n{}\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
             s.workers,
@@ -168,6 +171,7 @@ impl Rig {
             s.callers_section(),
             s.keys,
             audit.display(),
+            s.audit_more,
             s.integration,
             s.more.replace("{PORT}", &self.vendor.port.to_string()),
         )
