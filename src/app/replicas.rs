@@ -2,7 +2,7 @@
 //!
 //! Whoever can write a replica's file cannot write here, so a cut, and a file that is gone, stay visible.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -10,7 +10,6 @@ use tokio::runtime::Handle;
 use crate::admin::REPLICAS;
 use crate::audit::Anchor;
 use crate::store::{Store, StoreError};
-use std::sync::Arc;
 
 /// Replicas start at the same time, and one at a time gets its name in.
 const TRIES: usize = 100;
@@ -32,6 +31,14 @@ pub(super) async fn note(store: &Arc<dyn Store>, replica: &str) -> Result<(), St
         }
     }
     Err(StoreError::Conflict)
+}
+
+/// The only replica that the store knows. Of a store that one process opens it is this one, whatever the machine is
+/// called: so an audit that is gone is missed on another machine too.
+pub(super) async fn alone(store: &Arc<dyn Store>) -> Result<Option<String>, StoreError> {
+    let names = store.meta(REPLICAS).await?;
+    let names: Vec<String> = names.and_then(|names| serde_json::from_slice(&names).ok()).unwrap_or_default();
+    Ok(<[String; 1]>::try_from(names).ok().map(|[name]| name))
 }
 
 /// Keeps each anchor at `place`, and tells when another process keeps its own there too.

@@ -1,10 +1,10 @@
 //! Where the audit goes: a file alone, or several sinks at once.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::providers::trust_roots;
 use super::{StartError, failed};
 use crate::audit::collector;
 use crate::audit::{FanOut, FileSink, MemorySink, Outlet, Sink, replica};
@@ -36,7 +36,11 @@ pub(super) fn open_sink(audit: &Audit, control: &Handle) -> Result<(Box<dyn Sink
 }
 
 fn collector(otlp: &Otlp, audit: &Audit, control: &Handle) -> Result<collector::Otlp, StartError> {
-    let roots = otlp.ca_file.as_deref().map(trust_roots).transpose()?;
+    let read = |file: &PathBuf| {
+        let why = |error| StartError { what: "[audit] otlp", why: format!("{}: {error}", file.display()) };
+        std::fs::read(file).map_err(why)
+    };
+    let roots = otlp.ca_file.as_ref().map(read).transpose()?;
     let roots = roots.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
     let tls = client_config(roots).map_err(failed("[audit] otlp ca_file"))?;
     let collector = Collector {

@@ -26,11 +26,16 @@ pub fn anchor_name(replica: &str) -> String {
     format!("anchor/{replica}")
 }
 
-/// Who writes to `sink`: as `given`, else whoever wrote to it before, else the machine's own name.
+/// Who writes to `sink`: as `given`, else whoever wrote to it before, else `known`, else the machine's own name.
 ///
 /// # Errors
 /// If another replica than the one given wrote to it.
-pub fn named(sink: &mut dyn Sink, given: Option<&str>, key: PublicKey) -> io::Result<String> {
+pub fn named(
+    sink: &mut dyn Sink,
+    given: Option<&str>,
+    known: Option<String>,
+    key: PublicKey,
+) -> io::Result<String> {
     let before = sink.inherited()?.anchor.filter(|anchor| anchor.is_signed_by(key));
     let before = before.as_ref().and_then(Anchor::replica);
     match (given, before) {
@@ -39,6 +44,6 @@ pub fn named(sink: &mut dyn Sink, given: Option<&str>, key: PublicKey) -> io::Re
              replica = \"{before}\""
         ))),
         (Some(name), _) | (None, Some(name)) => Ok(name.to_owned()),
-        (None, None) => Ok(host_name()),
+        (None, None) => Ok(known.unwrap_or_else(host_name)),
     }
 }

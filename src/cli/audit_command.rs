@@ -196,13 +196,13 @@ async fn by_relay(context: &mut Context, target: &Target, asked: &Asked, how: Ex
     let path = format!("/v1/customers/{}/history?{}", customer.replace('+', "%20"), url.finish());
     let (mut rest, mut begun) = (Vec::new(), false);
     let out = &mut context.out;
-    let mut take = |piece: &[u8]| {
+    let take = |piece: &[u8]| {
         if !std::mem::replace(&mut begun, true) {
-            how.begin(out)?;
+            how.begin(out).map_err(|error| error.to_string())?;
         }
-        pass(how, &mut rest, piece, out)
+        pass(how, &mut rest, piece, out).map_err(|error| error.to_string())
     };
-    target.stream(&path, &mut take).await?;
+    target.stream(&path, take).await?;
     if !begun {
         how.begin(&mut context.out).map_err(|error| unsaid(&error))?;
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Context;
 use super::exit::{Exit, Failure};
 use crate::config::{self, Config, Files, Integration};
-use crate::net::fetch::{FetchError, FetchRequest, Fetched, fetch, fetch_into};
+use crate::net::fetch::{FetchError, FetchRequest, Fetched, fetch, fetch_pieces};
 use crate::secret::Secret;
 
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -112,6 +112,20 @@ impl Target {
         fetch(request).await.map_err(|error| self.failed(&error))
     }
 
+    /// Asks for a stream, and gives each piece to `piece`; a refusal becomes the error it names.
+    ///
+    /// # Errors
+    /// As [`Target::call`]; if the stream breaks, or `piece` fails.
+    pub async fn stream(
+        &self,
+        path: &str,
+        piece: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), Failure> {
+        let request = self.request(Method::GET, path, None)?;
+        let answer = fetch_pieces(request, piece).await.map_err(|error| self.failed(&error))?;
+        read(&answer).map(drop)
+    }
+
     fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<FetchRequest, Failure> {
         let mut bearer = b"Bearer ".to_vec();
         bearer.extend_from_slice(self.token.expose());
@@ -134,18 +148,9 @@ impl Target {
         })
     }
 
-    /// One `GET` whose answer may be of any length, given to `take` as it comes.
-    ///
-    /// # Errors
-    /// Unreachable; denied or not found; anything else that is no success.
-    pub async fn stream(
-        &self,
-        path: &str,
-        take: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
-    ) -> Result<(), Failure> {
-        let request = self.request(Method::GET, path, None)?;
-        let answer = fetch_into(request, take).await.map_err(|error| self.failed(&error))?;
-        read(&answer).map(drop)
+    /// An answer that is no success, as a failure.
+    pub fn refused(&self, answer: &Fetched) -> Failure {
+        read(answer).err().unwrap_or_else(|| Failure::failed(format!("{} answered strangely", self.address)))
     }
 
     fn failed(&self, error: &FetchError) -> Failure {

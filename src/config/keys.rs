@@ -53,6 +53,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("public_url", Scalar),
             ("workers", Scalar),
             ("grace", Scalar),
+            ("drain_delay", Scalar),
             ("limits", Compound),
             ("tls", Compound),
         ],
@@ -146,7 +147,16 @@ pub(super) const SHAPES: &[Shape] = &[
     Shape {
         path: "store",
         shown: "[store]",
-        keys: &[("engine", Scalar), ("path", Scalar), ("retain", Scalar)],
+        keys: &[
+            ("engine", Scalar),
+            ("path", Scalar),
+            ("url", Secret),
+            ("password", Secret),
+            ("ca_file", Scalar),
+            ("connections", Scalar),
+            ("plaintext_danger", Scalar),
+            ("retain", Scalar),
+        ],
     },
     Shape {
         path: "audit",

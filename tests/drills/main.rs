@@ -47,6 +47,8 @@ mod stage;
 mod stock;
 /// System calls per request.
 mod strace;
+/// Apps against replicas that come and go.
+mod traffic;
 
 /// How often the KMS is called.
 mod calls;
@@ -54,6 +56,8 @@ mod calls;
 mod canary;
 /// The credential stands in relay's memory no longer than its connection to the vendor.
 mod core;
+/// Two replicas take turns under load, each told to stop while streams run.
+mod drain;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -62,6 +66,8 @@ mod guess;
 mod kill9;
 /// Every spelling of a credential in every coding, cut at every place: none reaches the app.
 mod matrix;
+/// A store as large as a large SaaS has it is exported and imported elsewhere: the same, fast, in flat memory.
+mod moving;
 /// One customer that asks for far too much leaves its neighbours alone.
 mod neighbours;
 /// Another customer's UUID is answered as an unknown one, and as fast.
@@ -70,8 +76,12 @@ mod oracle;
 mod outage;
 /// A name whose addresses change from answer to answer leads to no address that may not be called.
 mod rebind;
+/// relay.toml is read again under load, good and broken in turn.
+mod reload;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
+/// What is stopped on one replica is stopped on the other, also while that one hears nothing.
+mod revoke;
 /// Keys are rotated under load without a failed request, and killed in the middle without a loss.
 mod rotate;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
@@ -95,7 +105,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 19] = [
+const DRILLS: [(&str, Drill); 23] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -115,6 +125,10 @@ const DRILLS: [(&str, Drill); 19] = [
     ("calls", calls::run),
     ("rotate", rotate::run),
     ("neighbours", neighbours::run),
+    ("revoke", revoke::run),
+    ("move", moving::run),
+    ("drain", drain::run),
+    ("reload", reload::run),
 ];
 
 fn main() -> ExitCode {

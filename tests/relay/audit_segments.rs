@@ -228,12 +228,16 @@ fn a_replicas_file_is_not_written_to_by_another() {
     let here = Replica::small(folder.path(), "relay-a");
     here.run(3);
     let mut sink = FileSink::open(&here.path).unwrap();
-    assert_eq!(replica::named(&mut sink, None, key()).unwrap(), "relay-a", "the file says whose it is");
-    assert_eq!(replica::named(&mut sink, Some("relay-a"), key()).unwrap(), "relay-a");
-    let why = replica::named(&mut sink, Some("relay-b"), key()).unwrap_err().to_string();
+    assert_eq!(replica::named(&mut sink, None, None, key()).unwrap(), "relay-a", "the file says whose it is");
+    assert_eq!(replica::named(&mut sink, Some("relay-a"), None, key()).unwrap(), "relay-a");
+    let why = replica::named(&mut sink, Some("relay-b"), None, key()).unwrap_err().to_string();
     assert!(why.contains("relay-a") && why.contains("relay-b"), "{why}");
     let other = Signer::from_seed(&Secret::new(vec![8; 32])).unwrap().public_key();
-    assert_eq!(replica::named(&mut sink, Some("relay-b"), other).unwrap(), "relay-b", "another store's file");
+    assert_eq!(
+        replica::named(&mut sink, Some("relay-b"), None, other).unwrap(),
+        "relay-b",
+        "another store's file"
+    );
     assert!(replica::is_name(&replica::host_name()), "{}", replica::host_name());
     for bad in ["", "A", "a/b", "a b", "ä", &"a".repeat(65)] {
         assert!(!replica::is_name(bad), "{bad}");
