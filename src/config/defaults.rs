@@ -34,6 +34,7 @@ pub(super) fn default(pattern: &str, key: &str) -> Option<Value> {
         ("store", "engine") => json!("sled"),
         ("store", "retain") => json!("30d"),
         ("audit", "durability") => json!("written"),
+        ("audit", "stdout") => json!(false),
         ("integrations.*", "http2") => json!(true),
         ("integrations.*", "plaintext_danger" | "cookies" | "ranges" | "websocket") => json!(false),
         ("integrations.*", "on_reflect") => json!("redact"),

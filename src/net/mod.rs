@@ -14,6 +14,7 @@ mod frame;
 pub mod identity;
 pub mod line;
 mod patience;
+pub mod otlp;
 pub mod pool;
 pub mod resolve;
 mod tap;

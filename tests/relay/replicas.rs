@@ -229,7 +229,8 @@ fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
                             .enable_all()
                             .build()
                             .unwrap();
-                        let config = config.unwrap_or_else(|report| panic!("{}", report.render(false)));
+                        let mut config = config.unwrap_or_else(|report| panic!("{}", report.render(false)));
+                        config.audit.replica = Some(name.to_owned());
                         let start = relay::app::start_with(config, options, runtime.handle().clone());
                         let started = runtime.block_on(start);
                         (started.unwrap_or_else(|error| panic!("{name}: {error}")), runtime)

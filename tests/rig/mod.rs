@@ -77,6 +77,8 @@ pub struct Settings {
     /// The lines of `[store]`, if it is not sled in the rig's folder.
     pub store: String,
     pub audit: PathBuf,
+    /// Lines for `[audit]`, beside path and durability.
+    pub audit_more: String,
     pub durability: Durability,
     pub upstream: Option<String>,
     pub trust_vendor: bool,
@@ -95,6 +97,7 @@ impl Default for Settings {
             keys: String::new(),
             store: String::new(),
             audit: PathBuf::new(),
+            audit_more: String::new(),
             durability: Durability::Written,
             upstream: None,
             trust_vendor: true,
@@ -166,8 +169,18 @@ impl Rig {
         format!(
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
-             [store]\n{}\n\n\
-             [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n\n[admin]\ntoken = \"file:admin.token\"\n\n\
+             [store]
+{}
+
+\
+             [audit]
+path = \"{}\"
+durability = \"{durability}\"
+{}
+[admin]
+token = \"file:admin.token\"
+
+\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
             s.workers,
@@ -176,6 +189,7 @@ impl Rig {
             s.keys,
             if s.store.is_empty() { "engine = \"sled\"\npath = \"relay.db\"" } else { &s.store },
             audit.display(),
+            s.audit_more,
             s.integration,
             s.more.replace("{PORT}", &self.vendor.port.to_string()),
         )

@@ -44,7 +44,8 @@ impl Pair {
             bounds: self.bounds,
             ..Options::default()
         };
-        let config = self.rig.config();
+        let mut config = self.rig.config();
+        config.audit.replica = Some("b".to_owned());
         let runtime = self.rig.runtime();
         let started = runtime.block_on(start_with(config, options, runtime.handle().clone()));
         self.second =
