@@ -22,6 +22,8 @@ mod cloud;
 /// Requests as bytes, each with the mistake that it carries and what must come of it.
 #[path = "../corpus/framing.rs"]
 mod corpus;
+/// A relay whose store and audit stand on disks that can go wrong.
+mod fault;
 /// What a drill is asked for, and the line that it ends with.
 mod figure;
 /// h2load, and what it says.
@@ -52,8 +54,12 @@ mod strace;
 mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
+/// A wall clock that is set, by an hour and by five years.
+mod clock;
 /// The credential stands in relay's memory no longer than its connection to the vendor.
 mod core;
+/// Disks that are full.
+mod diskfull;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -78,6 +84,8 @@ mod rotate;
 mod scale;
 /// Thousands of slow clients, and one that is not.
 mod slow;
+/// Disks that hang, and disks that fail.
+mod slowdisk;
 /// As many requests as relay says reach the vendor, and every reader finds as many in the same bytes.
 mod smuggle;
 /// CPU per request beside nginx.
@@ -95,7 +103,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 19] = [
+const DRILLS: [(&str, Drill); 22] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -115,6 +123,9 @@ const DRILLS: [(&str, Drill); 19] = [
     ("calls", calls::run),
     ("rotate", rotate::run),
     ("neighbours", neighbours::run),
+    ("diskfull", diskfull::run),
+    ("slowdisk", slowdisk::run),
+    ("clock", clock::run),
 ];
 
 fn main() -> ExitCode {
