@@ -9,10 +9,13 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
+use super::leases::Leases;
 use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use crate::clock;
 use crate::model::{Customer, DataKeyId, SecretId};
@@ -24,12 +27,13 @@ const FEED: usize = 1024;
 pub struct Memory {
     held: Mutex<Held>,
     feed: broadcast::Sender<Change>,
+    leases: Leases,
 }
 
 impl Memory {
     /// An empty store.
     pub fn new() -> Self {
-        Self { held: Mutex::default(), feed: broadcast::Sender::new(FEED) }
+        Self { held: Mutex::default(), feed: broadcast::Sender::new(FEED), leases: Leases::default() }
     }
 
     // No code under this lock can stop half-way through a change, so a poisoned lock guards whole data.
@@ -138,6 +142,29 @@ impl Store for Memory {
             let mut held = self.held();
             held.meta.insert(name.to_owned(), value);
             held.generation += 1;
+            Ok(())
+        })
+    }
+
+    fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()> {
+        Box::pin(async move {
+            let mut held = self.held();
+            if held.meta.get(name) != expected.as_ref() {
+                return Err(StoreError::Conflict);
+            }
+            held.meta.insert(name.to_owned(), value);
+            held.generation += 1;
+            Ok(())
+        })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str, holder: Uuid, ttl: Duration) -> Call<'a, bool> {
+        Box::pin(async move { Ok(self.leases.take(name, holder, ttl)) })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, holder: Uuid) -> Call<'a, ()> {
+        Box::pin(async move {
+            self.leases.give_back(name, holder);
             Ok(())
         })
     }

@@ -4,14 +4,17 @@
 //! path. What must never enter: plaintext, unwrapped keys, configuration types. A write that returned
 //! `Ok` survives kill -9 and power loss; an engine that cannot promise that must not implement this.
 
+mod leases;
 pub mod memory;
 pub mod sled;
 mod upkeep;
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
+use uuid::Uuid;
 
 use crate::model::{Customer, DataKeyId, SecretId};
 
@@ -54,6 +57,19 @@ pub enum Change {
     Secret(Customer, SecretId),
     /// A customer's data keys changed.
     DataKeys(Customer),
+    /// Anything may have changed: what was told is not all.
+    Everything,
+}
+
+/// How the change feed stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Feed {
+    /// Every change is told.
+    Live,
+    /// Changes may be missed; the store answers.
+    Deaf,
+    /// The store does not answer.
+    Gone,
 }
 
 /// A store call under way.
@@ -98,6 +114,16 @@ pub trait Store: Send + Sync {
     /// Writes a store-wide record.
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()>;
 
+    /// Writes a store-wide record where `expected` stands, or nothing does, else [`StoreError::Conflict`].
+    fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()>;
+
+    /// Takes the lease `name` for `holder`, or renews it, for `ttl`: whether `holder` has it now. Of all processes
+    /// that use the store at most one has it at a time, and it ends by itself.
+    fn lease<'a>(&'a self, name: &'a str, holder: Uuid, ttl: Duration) -> Call<'a, bool>;
+
+    /// Gives a lease back before its end, if `holder` still has it.
+    fn release<'a>(&'a self, name: &'a str, holder: Uuid) -> Call<'a, ()>;
+
     /// Whether there is space for new rows; for readiness.
     fn has_room(&self) -> Call<'_, bool> {
         Box::pin(async { Ok(true) })
@@ -109,6 +135,13 @@ pub trait Store: Send + Sync {
     /// The change feed: every acknowledged write, before its acknowledgement. A receiver that lagged
     /// must forget everything.
     fn changes(&self) -> broadcast::Receiver<Change>;
+
+    /// How the change feed stands. Before it is [`Feed::Live`] again, [`Change::Everything`] is told. Once the
+    /// sender is gone it stands as it last stood.
+    fn feed(&self) -> watch::Receiver<Feed> {
+        // An engine that one process opens tells every change itself.
+        watch::Sender::new(Feed::Live).subscribe()
+    }
 }
 
 /// Why the store gave no answer. The text is for the operator and holds no record bytes.

@@ -583,6 +583,15 @@ impl Store for Shelf {
     fn meta<'a>(&'a self, name: &'a str) -> Call<'a, Option<Bytes>> {
         self.unless_it_fails(self.inner.meta(name))
     }
+    fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()> {
+        self.if_there_is_room(self.inner.swap_meta(name, expected, value))
+    }
+    fn lease<'a>(&'a self, name: &'a str, holder: uuid::Uuid, ttl: std::time::Duration) -> Call<'a, bool> {
+        self.unless_it_fails(self.inner.lease(name, holder, ttl))
+    }
+    fn release<'a>(&'a self, name: &'a str, holder: uuid::Uuid) -> Call<'a, ()> {
+        self.unless_it_fails(self.inner.release(name, holder))
+    }
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> {
         self.if_there_is_room(self.inner.put_meta(name, value))
     }

@@ -680,6 +680,25 @@ impl Store for Gone {
     fn meta<'a>(&'a self, name: &'a str) -> relay::store::Call<'a, Option<Bytes>> {
         unless_gone!(self, self.inner.meta(name))
     }
+    fn swap_meta<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Option<Bytes>,
+        value: Bytes,
+    ) -> relay::store::Call<'a, ()> {
+        unless_gone!(self, self.inner.swap_meta(name, expected, value))
+    }
+    fn lease<'a>(
+        &'a self,
+        name: &'a str,
+        holder: uuid::Uuid,
+        ttl: std::time::Duration,
+    ) -> relay::store::Call<'a, bool> {
+        unless_gone!(self, self.inner.lease(name, holder, ttl))
+    }
+    fn release<'a>(&'a self, name: &'a str, holder: uuid::Uuid) -> relay::store::Call<'a, ()> {
+        unless_gone!(self, self.inner.release(name, holder))
+    }
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> relay::store::Call<'a, ()> {
         unless_gone!(self, self.inner.put_meta(name, value))
     }

@@ -2,6 +2,7 @@
 //! a disk can break is in `store/sled.rs`; `store/crash.rs` kills a writing process, here and in a drill.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use relay::model::{Customer, DataKeyId, SecretId};
@@ -11,6 +12,7 @@ use relay::store::{Change, Expected, SecretRow, Store, StoreError};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::TryRecvError;
+use uuid::Uuid;
 
 /// A process that writes is killed at random moments.
 mod crash;
@@ -216,6 +218,47 @@ async fn a_store_wide_record_is_the_one_last_written() {
         for other in ["anchors", "ancho", "", "anchor\0\0\0\0"] {
             assert_eq!(store.meta(other).await.unwrap(), None, "{name} {other:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_store_wide_record_is_swapped_only_where_the_expected_one_stands() {
+    for Case { name, store, .. } in every_engine() {
+        let (one, two) = (Bytes::from("1"), Bytes::from("2"));
+        let conflict = |swapped| matches!(swapped, Err(StoreError::Conflict));
+        assert!(
+            conflict(store.swap_meta("keys", Some(one.clone()), two.clone()).await),
+            "{name}: nothing stands"
+        );
+        store.swap_meta("keys", None, one.clone()).await.unwrap();
+        assert!(conflict(store.swap_meta("keys", None, two.clone()).await), "{name}: something stands");
+        assert!(
+            conflict(store.swap_meta("keys", Some(two.clone()), two.clone()).await),
+            "{name}: another one"
+        );
+        assert_eq!(store.meta("keys").await.unwrap(), Some(one.clone()), "{name}");
+        store.swap_meta("keys", Some(one), two.clone()).await.unwrap();
+        assert_eq!(store.meta("keys").await.unwrap(), Some(two), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_has_one_holder_and_ends_by_itself() {
+    for Case { name, store, .. } in every_engine() {
+        let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+        let (long, short) = (Duration::from_secs(60), Duration::from_millis(50));
+        assert!(store.lease("jobs", one, long).await.unwrap(), "{name}");
+        assert!(store.lease("jobs", one, short).await.unwrap(), "{name}: renewed, and shorter");
+        assert!(store.lease("renew", two, long).await.unwrap(), "{name}: another lease");
+        assert!(!store.lease("renew", one, long).await.unwrap(), "{name}: it is another's");
+        store.release("renew", one).await.unwrap();
+        assert!(!store.lease("renew", one, long).await.unwrap(), "{name}: not given back by its holder");
+        store.release("renew", two).await.unwrap();
+        assert!(store.lease("renew", one, long).await.unwrap(), "{name}: given back");
+        while !store.lease("jobs", two, long).await.unwrap() {
+            tokio::time::sleep(short).await;
+        }
+        assert!(!store.lease("jobs", one, long).await.unwrap(), "{name}: it ended, and another has it");
     }
 }
 

@@ -171,7 +171,7 @@ impl Records {
                         follower.forget_keys(&customer);
                         check_keys(&asked, &held, &customer).await;
                     }
-                    Err(RecvError::Lagged(_)) => {
+                    Ok(Change::Everything) | Err(RecvError::Lagged(_)) => {
                         held.purge();
                         follower.forget_all();
                         let _ = follower.told.send(None);

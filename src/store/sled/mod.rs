@@ -20,9 +20,11 @@ use sled::Batch;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use self::engine::{Engine, Fault, Room};
 use self::rows::Record;
+use super::leases::Leases;
 use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use crate::model::{Customer, DataKeyId, SecretId};
 
@@ -41,6 +43,7 @@ pub struct Sled {
     engine: Arc<Engine>,
     control: Handle,
     places: Arc<Semaphore>,
+    leases: Leases,
 }
 
 impl Sled {
@@ -53,7 +56,8 @@ impl Sled {
     pub fn open(path: &Path, control: Handle) -> Result<Self, OpenError> {
         let engine = Engine::open(path)?;
         upkeep::end_forgetting(&engine).map_err(|cause| OpenError::Unended { path: path.into(), cause })?;
-        Ok(Self { engine: Arc::new(engine), control, places: Arc::new(Semaphore::new(UNDER_WAY)) })
+        let places = Arc::new(Semaphore::new(UNDER_WAY));
+        Ok(Self { engine: Arc::new(engine), control, places, leases: Leases::default() })
     }
 
     /// A read that a request waits for.
@@ -198,6 +202,31 @@ impl Store for Sled {
                 record.write(tree, &mut batch, &value)?;
                 Ok((Some(batch), ()))
             })
+        })
+    }
+
+    fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()> {
+        let record = Record::meta(name);
+        self.call(move |engine| {
+            engine.write(Room::Needed, None, |tree| {
+                if record.read(tree)? != expected {
+                    return Err(Fault::Answer(StoreError::Conflict));
+                }
+                let mut batch = Batch::default();
+                record.write(tree, &mut batch, &value)?;
+                Ok((Some(batch), ()))
+            })
+        })
+    }
+
+    fn lease<'a>(&'a self, name: &'a str, holder: Uuid, ttl: Duration) -> Call<'a, bool> {
+        Box::pin(async move { Ok(self.leases.take(name, holder, ttl)) })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, holder: Uuid) -> Call<'a, ()> {
+        Box::pin(async move {
+            self.leases.give_back(name, holder);
+            Ok(())
         })
     }
 

@@ -420,6 +420,15 @@ impl Store for Contested {
     fn active_data_key<'a>(&'a self, c: &'a Customer) -> Call<'a, Option<(DataKeyId, Bytes)>> { self.inner.active_data_key(c) }
     fn add_data_key<'a>(&'a self, c: &'a Customer, id: DataKeyId, wrapped: Bytes) -> Call<'a, ()> { self.inner.add_data_key(c, id, wrapped) }
     fn meta<'a>(&'a self, name: &'a str) -> Call<'a, Option<Bytes>> { self.inner.meta(name) }
+    fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()> {
+        self.inner.swap_meta(name, expected, value)
+    }
+    fn lease<'a>(&'a self, name: &'a str, holder: uuid::Uuid, ttl: std::time::Duration) -> Call<'a, bool> {
+        self.inner.lease(name, holder, ttl)
+    }
+    fn release<'a>(&'a self, name: &'a str, holder: uuid::Uuid) -> Call<'a, ()> {
+        self.inner.release(name, holder)
+    }
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> { self.inner.put_meta(name, value) }
     fn upkeep(&self) -> &dyn Upkeep { self.inner.upkeep() }
     fn changes(&self) -> broadcast::Receiver<Change> { self.inner.changes() }
