@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -37,8 +37,9 @@ pub fn run(plan: &Plan) -> Figure {
     for round in 0..rounds {
         plan.say(&format!("round {round}"));
         for by in [HOUR, -HOUR, YEARS, -YEARS] {
-            let now = fault.stage.token("warm");
+            let now = clock.token(&fault);
             clock.set(by);
+            let set = Instant::now();
             let then = clock.token(&fault);
             let (expired, early) = ("token_expired", "token_not_yet_valid");
             let code = if by > 0 { expired } else { early };
@@ -51,7 +52,8 @@ pub fn run(plan: &Plan) -> Figure {
             );
             let found = fault.until(|fault| fault.health("clock") == (true, "jumped".to_owned()));
             hold(&format!("by {by} s: health says that it jumped"), found.is_some());
-            noticed = found.map(|found| noticed.map_or(found, |before| before.max(found)));
+            let took = found.map(|_| set.elapsed().as_secs_f64());
+            noticed = took.map(|took| noticed.map_or(took, |before| before.max(took)));
             let (paced, ()) = fault.under_load_of(&then, |_| std::thread::sleep(Duration::from_secs(2)));
             answered += paced.answered();
             errors += paced.errors;
@@ -104,10 +106,12 @@ impl Clock {
         pairs.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
-    /// A token of an issuer whose clock was set as well.
+    /// A token of ten minutes, of an issuer whose clock is set as well.
     fn token(&self, fault: &Fault) -> String {
         let mut command = Command::new(fault.stage.binary());
-        command.args(["token", "mint", "--customer", "warm", "--config"]).arg(fault.stage.config());
+        command
+            .args(["token", "mint", "--customer", "warm", "--ttl", "10m", "--config"])
+            .arg(fault.stage.config());
         let done = output(command.envs(self.environment()));
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim_end().to_owned()

@@ -33,6 +33,11 @@ pub fn run(plan: &Plan) -> Figure {
     let lost = fault.lost();
     let sends = fault.sends();
     let (intents, good) = fault.audit(&audit.folder);
+    let text = std::fs::read_to_string(audit.folder.join("audit.jsonl")).unwrap();
+    for note in ["the audit fails", "the audit works again"] {
+        let told = text.matches(&format!("\"note\":\"{note}\"")).count() as u64;
+        all.hold("the audit tells when it could not be written", told >= rounds);
+    }
     all.hold("every acknowledged secret opens", lost == 0);
     all.hold("nothing was sent without an intent", sends <= intents && sends > 0);
     all.hold("the audit verifies", good);

@@ -17,6 +17,8 @@ use crate::stage::{Stage, integration};
 
 /// Requests a second for secrets at hand.
 const PER_SECOND: u64 = 100;
+/// How long they go on at least.
+const LOAD: Duration = Duration::from_secs(2);
 const CREDENTIAL: &str = "sk-drill-0123456789abcdef0123456789";
 /// How soon after its cause a fault must be over.
 const HEALED: Duration = Duration::from_secs(5);
@@ -79,7 +81,7 @@ impl Fault {
         let load = Load { address: self.stage.app, requests, per_second: PER_SECOND };
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let loading = scope.spawn(|| load.run(Duration::from_secs(1), &over));
+            let loading = scope.spawn(|| load.run(LOAD, &over));
             let done = work(self);
             over.store(true, Ordering::Relaxed);
             let paced = loading.join().unwrap();

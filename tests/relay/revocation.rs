@@ -237,7 +237,7 @@ impl Store for Failing {
     fn swap_meta<'a>(&'a self, name: &'a str, expected: Option<Bytes>, value: Bytes) -> Call<'a, ()> {
         self.inner.swap_meta(name, expected, value)
     }
-    fn lease<'a>(&'a self, name: &'a str, holder: uuid::Uuid, ttl: std::time::Duration) -> Call<'a, bool> {
+    fn lease<'a>(&'a self, name: &'a str, holder: uuid::Uuid, ttl: Duration) -> Call<'a, bool> {
         self.inner.lease(name, holder, ttl)
     }
     fn release<'a>(&'a self, name: &'a str, holder: uuid::Uuid) -> Call<'a, ()> {

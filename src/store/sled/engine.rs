@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use sled::{Batch, Db, Tree};
 use tokio::sync::broadcast;
 
-use super::folder::{self, HEADROOM, OpenError, is_full};
+use super::folder::{self, OpenError, is_full};
 use super::rows;
 use super::stopwatch::Pace;
 use crate::store::{Change, StoreError};
@@ -94,9 +94,9 @@ impl Engine {
         changes: impl IntoIterator<Item = Change>,
         work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
     ) -> Result<T, StoreError> {
-        self.pace.refuse_hung()?;
-        if room == Room::Needed {
-            self.headroom()?;
+        match room {
+            Room::Needed => self.headroom()?,
+            Room::Freed => self.pace.refuse_hung()?,
         }
         let (generation, done) = self.run(|open| open.commit(&self.pace, work))?;
         let (told, done) = match done {
@@ -117,16 +117,14 @@ impl Engine {
     /// Whether a write that needs space would find some.
     pub(super) fn has_room(&self) -> Result<bool, StoreError> {
         self.pace.refuse_hung()?;
-        let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        Ok(free >= HEADROOM)
+        folder::has_room(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))
     }
 
     fn headroom(&self) -> Result<(), StoreError> {
-        let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        if free < HEADROOM {
+        if !self.has_room()? {
             return Err(StoreError::Full);
         }
-        folder::lay_ballast(&self.path, free);
+        folder::lay_ballast(&self.path);
         Ok(())
     }
 
