@@ -127,8 +127,9 @@ impl Written<'_> {
     fn warn_if_open(&mut self, name: &str, path: &str, place: &Place) {
         let Ok(found) = std::fs::metadata(self.folder.join(path)) else { return };
         let mode = found.mode();
-        // What root lets a group read was mounted so for relay.
-        let open = if found.uid() == 0 { 0o037 } else { 0o077 };
+        // What root lets a group of another user read was mounted so for relay.
+        let mounted = found.uid() == 0 && !rustix::process::geteuid().is_root();
+        let open = if mounted { 0o037 } else { 0o077 };
         if mode & open != 0 {
             let message =
                 format!("the file of {name} can be read by other users (mode {:03o})", mode & 0o777);

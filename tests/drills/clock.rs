@@ -45,7 +45,9 @@ pub fn run(plan: &Plan) -> Figure {
             let code = if by > 0 { expired } else { early };
             // faketime looks at its file once a second.
             let judged = fault.until(|fault| fault.use_with(&now).code() == code);
-            hold(&format!("by {by} s: a token of before is judged by the clock"), judged.is_some());
+            let told = || fault.use_with(&now).code().to_owned();
+            let told = judged.map_or_else(told, |_| code.to_owned());
+            hold(&format!("by {by} s: a token of before is {code}, not {told:?}"), judged.is_some());
             hold(
                 &format!("by {by} s: a token of its own time is believed"),
                 fault.use_with(&then).status == 200,
