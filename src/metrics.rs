@@ -3,26 +3,28 @@
 //! Handles are made once per integration so that the data path only adds. What must never enter: a
 //! customer, a secret's id, a path, anything that a caller can make up as a label.
 
+mod buckets;
+mod requests;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::clock;
 
+use requests::Requests;
+pub use requests::{IntegrationMetrics, Took};
+
 /// All of relay's metrics and the registry that prints them.
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    duration: Family<IntegrationLabel, Histogram>,
+    requests: Requests,
     denied: Family<ReasonLabel, Counter>,
-    reflected: Family<IntegrationLabel, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
     jwks_reads: Family<JwksLabels, Counter>,
@@ -33,6 +35,8 @@ pub struct Metrics {
     data_keys: Gauge<i64, AtomicI64>,
     dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
     token_refresh: Family<TokenLabels, Counter>,
+    reload_successful: Gauge<i64, AtomicI64>,
+    reload_at: Gauge<i64, AtomicI64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,13 +64,6 @@ struct KmsStateLabels {
 struct DependencyLabels {
     dependency: &'static str,
     state: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    integration: Arc<str>,
-    code_class: &'static str,
-    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,29 +96,13 @@ pub struct IssuerMetrics {
     read_at: Gauge<i64, AtomicI64>,
 }
 
-/// One integration's own handles.
-#[derive(Clone)]
-pub struct IntegrationMetrics {
-    relayed: [Counter; 5],
-    refused: [Counter; 5],
-    duration: Histogram,
-    reflected: Counter,
-}
-
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
 impl Metrics {
     /// Fresh metrics, all zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("relay");
-        let duration = Family::<IntegrationLabel, Histogram>::new_with_constructor(|| {
-            Histogram::new(exponential_buckets(0.0005, 2.0, 18))
-        });
         let made = Self {
-            requests: Family::default(),
-            duration,
+            requests: Requests::default(),
             denied: Family::default(),
-            reflected: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             kms_calls: Family::default(),
@@ -129,27 +110,15 @@ impl Metrics {
             data_keys: Gauge::default(),
             dependency_state: Family::default(),
             token_refresh: Family::default(),
+            reload_successful: Gauge::default(),
+            reload_at: Gauge::default(),
             jwks_reads: Family::default(),
             jwks_keys: Family::default(),
             jwks_read_at: Family::default(),
             registry: Registry::default(),
         };
-        registry.register(
-            "requests",
-            "Requests answered, by status class and by who answered",
-            made.requests.clone(),
-        );
-        registry.register(
-            "request_duration_seconds",
-            "From the request's head to the end of the answer",
-            made.duration.clone(),
-        );
+        made.register_requests(&mut registry);
         registry.register("denied", "Refusals by code", made.denied.clone());
-        registry.register(
-            "reflected",
-            "Answers in which the credential was found and scrubbed",
-            made.reflected.clone(),
-        );
         registry.register("inflight_requests", "Requests under way", made.in_flight.clone());
         registry.register("connections", "Open connections from apps", made.connections.clone());
         made.register_keys(&mut registry);
@@ -174,7 +143,43 @@ impl Metrics {
         Self { registry, ..made }
     }
 
+    fn register_requests(&self, registry: &mut Registry) {
+        let Requests { requests, duration, overhead, first_byte, reflected } = &self.requests;
+        registry.register(
+            "requests",
+            "Requests answered, by method, status class and who answered",
+            requests.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "From the request's head to the end of the answer",
+            duration.clone(),
+        );
+        registry.register(
+            "overhead_seconds",
+            "From the request's head until it is sent to the vendor: what relay itself takes, and connecting",
+            overhead.clone(),
+        );
+        registry.register(
+            "upstream_ttfb_seconds",
+            "From the request sent to the head of the vendor's answer",
+            first_byte.clone(),
+        );
+        registry.register(
+            "reflected",
+            "Answers in which the credential was found and scrubbed",
+            reflected.clone(),
+        );
+    }
+
     fn register_keys(&self, registry: &mut Registry) {
+        let reload = "1 if relay.toml as it stands was taken over, 0 if it was refused when it was last read";
+        registry.register("config_last_reload_successful", reload, self.reload_successful.clone());
+        registry.register(
+            "config_last_reload_timestamp_seconds",
+            "When relay.toml was last taken over, in seconds since 1970",
+            self.reload_at.clone(),
+        );
         let tokens = "Access tokens asked for, by how that ended";
         registry.register("token_refresh", tokens, self.token_refresh.clone());
         registry.register(
@@ -189,6 +194,14 @@ impl Metrics {
             "1 for the state that something relay depends on is in",
             self.dependency_state.clone(),
         );
+    }
+
+    /// relay.toml was read, and taken over or not.
+    pub fn reloaded(&self, good: bool) {
+        self.reload_successful.set(good.into());
+        if good {
+            self.reload_at.set(i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts one call to a KMS.
@@ -219,20 +232,7 @@ impl Metrics {
 
     /// The handles of one integration.
     pub fn integration(&self, name: &str) -> IntegrationMetrics {
-        let integration: Arc<str> = name.into();
-        let counters = |outcome| {
-            CLASSES.map(|code_class| {
-                let labels = RequestLabels { integration: integration.clone(), code_class, outcome };
-                self.requests.get_or_create(&labels).clone()
-            })
-        };
-        let label = IntegrationLabel { integration: integration.clone() };
-        IntegrationMetrics {
-            relayed: counters("relayed"),
-            refused: counters("refused"),
-            duration: self.duration.get_or_create(&label).clone(),
-            reflected: self.reflected.get_or_create(&label).clone(),
-        }
+        self.requests.of(name)
     }
 
     /// The handles of one issuer.
@@ -305,19 +305,5 @@ impl IssuerMetrics {
     /// None is left.
     pub fn emptied(&self) {
         self.keys.set(0);
-    }
-}
-
-impl IntegrationMetrics {
-    /// Counts one answered request.
-    pub fn answered(&self, status: u16, refused: bool, reflected: bool, took: Duration) {
-        let counters = if refused { &self.refused } else { &self.relayed };
-        if let Some(counter) = counters.get(usize::from(status / 100).wrapping_sub(1)) {
-            counter.inc();
-        }
-        if reflected {
-            self.reflected.inc();
-        }
-        self.duration.observe(took.as_secs_f64());
     }
 }

@@ -4,6 +4,7 @@
 //! skipped or swapped without a compile error. What must never enter: a decision. They are made in the
 //! stages; this file says only what follows what.
 
+use std::cell::RefCell;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
+use tokio::sync::watch;
 
 use crate::kms::cached::DataKeys;
 use crate::lifecycle::Lifecycle;
@@ -44,7 +46,7 @@ pub struct Shared {
     /// The integrations.
     pub routes: Routes,
     /// What a caller's token must be.
-    pub token_rules: TokenRules,
+    pub token_rules: Arc<TokenRules>,
     /// The sealed records in memory.
     pub records: Records,
     /// The data keys in memory.
@@ -62,7 +64,7 @@ pub struct Shared {
 /// What one worker has for itself: nothing here is shared or locked.
 pub struct Worker {
     /// What all workers share.
-    pub shared: Arc<Shared>,
+    pub current: Current,
     /// Tokens already verified.
     pub verdicts: Verdicts,
     /// Connections to vendors.
@@ -71,6 +73,38 @@ pub struct Worker {
     pub leases: Leases,
     /// Where trails go.
     pub ledger: Rc<Ledger>,
+}
+
+/// What all workers share, as it was configured last. A request keeps what it began with.
+pub struct Current(RefCell<Seen>);
+
+struct Seen {
+    newest: watch::Receiver<Arc<Shared>>,
+    // Counted here, so that requests of several workers do not count at one place.
+    shared: Rc<Arc<Shared>>,
+}
+
+impl Current {
+    /// Follows `newest`.
+    pub fn of(mut newest: watch::Receiver<Arc<Shared>>) -> Self {
+        let shared = Rc::new(newest.borrow_and_update().clone());
+        Self(RefCell::new(Seen { newest, shared }))
+    }
+
+    fn now(&self) -> Rc<Arc<Shared>> {
+        let mut seen = self.0.borrow_mut();
+        if seen.newest.has_changed().unwrap_or(false) {
+            seen.take();
+        }
+        seen.shared.clone()
+    }
+}
+
+impl Seen {
+    #[cold]
+    fn take(&mut self) {
+        self.shared = Rc::new(self.newest.borrow_and_update().clone());
+    }
 }
 
 /// An answer on its way to the app: the vendor's, scrubbed, or relay's own.
@@ -82,7 +116,8 @@ pub type AnswerBody = Recorded<Either<Box<Passed>, Full<Bytes>>>;
 /// Serves one request that came in by `entrance`.
 pub async fn serve(worker: &Worker, entrance: &Entrance, head: Parts, mut body: Outgoing) -> Answer {
     let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
-    let answer = match relay(worker, entrance, &trail, &head, &mut body).await {
+    let shared = worker.current.now();
+    let answer = match relay((worker, &**shared), entrance, &trail, &head, &mut body).await {
         Ok(response) => response.map(Either::Left),
         Err(refusal) => refuse(&refusal, &trail, &head, body).map(Either::Right),
     };
@@ -90,18 +125,17 @@ pub async fn serve(worker: &Worker, entrance: &Entrance, head: Parts, mut body: 
 }
 
 async fn relay(
-    worker: &Worker,
+    (worker, shared): (&Worker, &Shared),
     entrance: &Entrance,
     trail: &Rc<Trail>,
     head: &Parts,
     body: &mut Outgoing,
 ) -> Result<Response<Box<Passed>>, Refusal> {
-    let shared = &*worker.shared;
     let matched = route(&shared.routes, entrance, head)?;
     let (tokens, verdicts) = (&shared.token_rules, &worker.verdicts);
     let caller = authenticate(tokens, verdicts, matched, &head.headers, trail.began()).await?;
     trail.authenticated(&caller);
-    let grant = authorize(&rules(worker), caller, head).await?;
+    let grant = authorize(&rules(worker, shared), caller, head).await?;
     let grant = match grant.route().renewing {
         None => grant,
         Some(_) => Box::pin(shared.lifecycle.ready(&shared.records, grant)).await?,
@@ -113,8 +147,10 @@ async fn relay(
         let line = connect(&worker.pool, &opened, again, || identity(&shared.keys, &opened)).await?;
         let credential = unseal(&shared.keys, &opened, &line).await?;
         let armed = inject(&opened, credential, head, mem::take(body))?;
+        trail.sends();
         match send(line, armed, opened.grant().lease()).await? {
             Sent::Answer(answer) => {
+                trail.heard();
                 if !renewed(shared, &opened, &answer, &mut repeatable).await? {
                     break answer;
                 }
@@ -130,8 +166,7 @@ async fn relay(
     scrub(&shared.surroundings, opened, trail, head, answer).await
 }
 
-fn rules(worker: &Worker) -> Rules<'_> {
-    let shared = &*worker.shared;
+fn rules<'r>(worker: &'r Worker, shared: &'r Shared) -> Rules<'r> {
     let (routes, records, in_flight) = (&shared.routes, &shared.records, &shared.in_flight);
     Rules { routes, records, in_flight, leases: &worker.leases }
 }

@@ -63,7 +63,7 @@ pub(super) async fn guard(State(admin): State<Arc<Admin>>, request: Request, nex
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let token = given.and_then(|value| value.split_at_checked(7));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token);
-    if token.is_some_and(|token| admin.token.equals(token)) {
+    if token.is_some_and(|token| admin.now().token.equals(token)) {
         return next.run(request).await;
     }
     let refusal = if admin.failures.0.check().is_err() {
@@ -129,6 +129,10 @@ impl From<SealError> for Refusal {
             SealError::Store(StoreError::Full) => {
                 Self::new(Code::StoreUnavailable, "The store's disk is full; nothing was written.")
                     .because(cause)
+            }
+            SealError::Store(StoreError::Unknown(_)) => {
+                let detail = "Whether it was written is unknown: the store was lost meanwhile. Look before trying again.";
+                Self::new(Code::StoreUnavailable, detail).because(cause)
             }
             SealError::Audit(error) => error.into(),
             SealError::Store(_) => Self::from(Code::StoreUnavailable).because(cause),

@@ -1,6 +1,7 @@
 //! Health and metrics: no token needed, no customer named, no cause told.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
@@ -44,8 +45,21 @@ pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<
     });
     let checks = checks.collect();
     let ready = readiness != Answer::NotReady;
+    admin.started.fetch_or(ready, Ordering::Relaxed);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, degraded: readiness != Answer::Ready, checks }))
+}
+
+/// Whether requests could be served once: what comes later is `ready`'s.
+pub(super) async fn started(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
+    if !admin.started.load(Ordering::Relaxed) {
+        watch::look(&admin).await;
+        admin.started.fetch_or(admin.board.readiness() != Answer::NotReady, Ordering::Relaxed);
+    }
+    match admin.started.load(Ordering::Relaxed) {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+    }
 }
 
 /// OpenMetrics text.

@@ -65,11 +65,11 @@ struct Rebind {
 
 pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Result<Json<Status>, Denied> {
     let inventory = admin.sealer.inventory().await?;
-    Ok(Json(Status { inventory, job: admin.jobs.newest().map(Told::from) }))
+    Ok(Json(Status { inventory, job: admin.jobs.newest().await?.map(Told::from) }))
 }
 
-pub(super) async fn newest(State(admin): State<Arc<Admin>>) -> Json<Newest> {
-    Json(Newest { job: admin.jobs.newest().map(Told::from) })
+pub(super) async fn newest(State(admin): State<Arc<Admin>>) -> Result<Json<Newest>, Denied> {
+    Ok(Json(Newest { job: admin.jobs.newest().await?.map(Told::from) }))
 }
 
 pub(super) async fn rotate(

@@ -11,17 +11,21 @@ mod health;
 mod keys;
 mod policy;
 mod purge;
+mod reload;
 mod secrets;
+mod store;
 mod trace;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post, put};
 use tokio::net::TcpListener;
+use tokio::sync::watch::Receiver;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::audit::Log;
@@ -36,30 +40,30 @@ use crate::refusal::{Code, Refusal};
 use crate::seal::Sealer;
 use crate::seal::jobs::Jobs;
 use crate::secret::Secret;
+use crate::stage::authorize::records::Records;
 use crate::store::Store;
 
 pub use audit::ANCHOR;
 pub use door::Failures;
+pub use reload::{NotReloaded, Pending, Reload, Reloaded};
 
 /// Admin requests served at once; more wait.
 const AT_ONCE: usize = 64;
 
 /// What the admin API acts on.
 pub struct Admin {
-    /// The bearer token, at least 32 bytes.
-    pub token: Secret,
+    /// What is configured.
+    pub current: Receiver<Arc<Current>>,
     /// How often a wrong token may come.
     pub failures: Failures,
-    /// Who tries a credential before it is sealed.
-    pub lifecycle: Arc<Lifecycle>,
     /// The write path.
     pub sealer: Arc<Sealer>,
     /// The work on all customers.
     pub jobs: Arc<Jobs>,
     /// The store, for its health and the newest anchor.
     pub store: Arc<dyn Store>,
-    /// The issuers' keys, for their health.
-    pub issuers: Vec<Arc<IssuerKeys>>,
+    /// What is at hand of the store, for how far that may be relied on.
+    pub records: Records,
     /// The audit, for its health, key and anchors.
     pub log: Arc<Log>,
     /// The admin API's own chain.
@@ -74,6 +78,20 @@ pub struct Admin {
     pub drift: Drift,
     /// Whether relay takes new requests: not while it shuts down.
     pub accepting: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Whether it was ready once.
+    pub started: AtomicBool,
+    /// Reads relay.toml again.
+    pub reload: Reload,
+}
+
+/// What the admin API acts by, as it was configured last.
+pub struct Current {
+    /// The bearer token, at least 32 bytes.
+    pub token: Secret,
+    /// Who tries a credential before it is sealed.
+    pub lifecycle: Arc<Lifecycle>,
+    /// The issuers' keys, for their health.
+    pub issuers: Vec<Arc<IssuerKeys>>,
 }
 
 /// Serves until `stop` resolves, then lets requests under way end.
@@ -94,6 +112,11 @@ pub async fn serve(
 }
 
 impl Admin {
+    /// As it was configured last.
+    fn now(&self) -> Arc<Current> {
+        self.current.borrow().clone()
+    }
+
     /// Nothing new is begun while relay shuts down; what ends a secret's use is.
     fn takes_new(&self) -> Result<(), Refusal> {
         if (self.accepting)() { Ok(()) } else { Err(Refusal::from(Code::Draining)) }
@@ -116,6 +139,8 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys/rotate", post(keys::rotate))
         .route("/v1/jobs", get(keys::newest))
         .route("/v1/keys/purge", post(purge::purge))
+        .route("/v1/store/export", get(store::export))
+        .route("/v1/reload", post(reload::reload))
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))
         .route_layer(from_fn_with_state(admin.clone(), door::guard));
@@ -123,6 +148,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .merge(guarded)
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/startupz", get(health::started))
         .route("/metrics", get(health::metrics))
         .fallback(door::unknown)
         .layer(GlobalConcurrencyLimitLayer::new(AT_ONCE))

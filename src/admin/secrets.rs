@@ -133,7 +133,7 @@ impl Admin {
     }
 
     async fn seal(&self, judged: Judged, verify: bool) -> Result<Summary, Refusal> {
-        let given = if verify { self.lifecycle.verify(&judged).await? } else { None };
+        let given = if verify { self.now().lifecycle.verify(&judged).await? } else { None };
         Ok(self.sealer.add_judged(judged, given).await?)
     }
 }

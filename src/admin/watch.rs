@@ -13,6 +13,7 @@ use crate::audit::{Event, Kind};
 use crate::dependency::{Dependency, State};
 use crate::jwks::{self, IssuerState};
 use crate::kms::cached::{KmsKeyStanding, Standing};
+use crate::store::Feed;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -72,7 +73,7 @@ fn tell(admin: &Admin, word: &str) {
 
 /// The worst of all issuers.
 fn issuers(admin: &Admin) -> Option<(State, String)> {
-    let states: Vec<IssuerState> = admin.issuers.iter().map(|issuer| issuer.state()).collect();
+    let states: Vec<IssuerState> = admin.now().issuers.iter().map(|issuer| issuer.state()).collect();
     let told = |state: State, of: &IssuerState| {
         let why = of.failing.as_ref().map_or("", |(_, why)| why);
         (state, format!("{}: {why}", of.issuer))
@@ -88,12 +89,18 @@ async fn store(admin: &Admin) -> Option<(State, String)> {
         admin.store.meta("ready").await?;
         admin.store.has_room().await
     });
-    match asked.await {
-        Ok(Ok(true)) => None,
-        Ok(Ok(false)) => Some((State::StoreFull, "the disk has no space left".to_owned())),
-        Ok(Err(error)) => Some((State::StoreFails, error.to_string())),
-        Err(_) => Some((State::StoreFails, format!("no answer within {} s", CHECK_TIME.as_secs()))),
-    }
+    let why = match asked.await {
+        Ok(Ok(has_room)) => {
+            admin.records.store_answered();
+            let full = || (State::StoreFull, "the disk has no space left".to_owned());
+            let lost = || (State::FeedLost, "changes of other relays may be heard of late".to_owned());
+            let is_live = *admin.store.feed().borrow() == Feed::Live;
+            return (!has_room).then(full).or_else(|| (!is_live).then(lost));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", CHECK_TIME.as_secs()),
+    };
+    Some((if admin.records.are_lost() { State::StoreLost } else { State::StoreFails }, why))
 }
 
 fn show(admin: &Admin, standings: &[KmsKeyStanding]) {

@@ -1,5 +1,6 @@
 //! What the corridor is built from: the integrations' routes, relay's own addresses.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::config::upstream::UpstreamTemplate;
 use crate::config::{Config, Integration, Placement};
 use crate::lifecycle::Plan;
 use crate::metrics::Metrics;
+use crate::model::IntegrationName;
 use crate::net::resolve::Resolver;
 use crate::net::tls::{Roots, client_config};
 use crate::net::upstream::{Upstream, UpstreamSettings};
@@ -20,30 +22,72 @@ use crate::stage::limits::Share;
 use crate::stage::route::{Renewing, Route, Routes, Slot};
 use crate::stage::scrub::Surroundings;
 
-pub(super) fn routes(
-    integrations: &[Integration],
-    metrics: &Metrics,
-    own: &Arc<[SocketAddr]>,
-    control: &Handle,
-) -> Result<Routes, StartError> {
-    let resolver = Arc::new(Resolver::new(control.clone()));
-    let routes: Result<Vec<Route>, StartError> =
-        integrations.iter().enumerate().map(|each| route(each, metrics, own, &resolver)).collect();
-    Ok(Routes::new(routes?))
+/// What routes are made of, beside their integrations.
+pub(super) struct Ground {
+    metrics: Arc<Metrics>,
+    own: Arc<[SocketAddr]>,
+    resolver: Arc<Resolver>,
+    /// Each integration's own, for as long as relay runs: what a customer has under way is counted by it.
+    numbers: HashMap<IntegrationName, usize>,
 }
 
-fn route(
-    (number, integration): (usize, &Integration),
-    metrics: &Metrics,
-    own: &Arc<[SocketAddr]>,
-    resolver: &Arc<Resolver>,
-) -> Result<Route, StartError> {
+/// What of the routes before stays as it is.
+pub(super) enum Kept {
+    /// All of it: its connections, its limits' counts.
+    Whole(Arc<Route>),
+    /// Its limits' counts.
+    Share(Arc<Share>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Ground {
+    /// For routes that never lead to relay's `own` addresses.
+    pub(super) fn new(metrics: &Arc<Metrics>, own: &Arc<[SocketAddr]>, control: &Handle) -> Self {
+        let resolver = Arc::new(Resolver::new(control.clone()));
+        Self { metrics: metrics.clone(), own: own.clone(), resolver, numbers: HashMap::new() }
+    }
+
+    /// The routes of these integrations.
+    pub(super) fn routes(
+        &mut self,
+        integrations: &[Integration],
+        kept: impl Fn(&Integration) -> Kept,
+    ) -> Result<Routes, StartError> {
+        let mut routes = Vec::new();
+        for integration in integrations {
+            routes.push(match kept(integration) {
+                Kept::Whole(route) => route,
+                Kept::Share(share) => Arc::new(route(integration, share, self)?),
+                Kept::Nothing => Arc::new(route(integration, self.share(integration), self)?),
+            });
+        }
+        Ok(Routes::new(routes))
+    }
+
+    /// How the app addresses relay, and relay's own addresses.
+    pub(super) fn surroundings(&self, config: &Config) -> Surroundings {
+        let public_url = config.server.public_url.clone();
+        let authority =
+            public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
+        let own = self.own.iter().map(ToString::to_string).chain(authority).collect();
+        Surroundings { public_url, own }
+    }
+
+    fn share(&mut self, integration: &Integration) -> Arc<Share> {
+        let next = self.numbers.len();
+        let number = *self.numbers.entry(integration.name.clone()).or_insert(next);
+        Arc::new(Share::new(number, integration.rate, integration.burst, integration.concurrency))
+    }
+}
+
+fn route(integration: &Integration, share: Arc<Share>, ground: &Ground) -> Result<Route, StartError> {
     let signing = integration.sign.clone().map(Box::new);
     let signed = signing.as_ref().map(|signing| signing.headers()).unwrap_or_default();
     let placed = integration.inject.iter().filter_map(Placement::header).cloned();
     let written = placed.chain(signed.iter().cloned()).collect();
     let in_body = integration.inject.iter().any(Placement::is_in_body);
-    let upstream = upstream(integration, own, resolver)?;
+    let upstream = upstream(integration, &ground.own, &ground.resolver)?;
     Ok(Route {
         name: integration.name.clone(),
         origin: integration.origin.clone(),
@@ -70,8 +114,8 @@ fn route(
         rewrite_json: integration.rewrite_json,
         default_secret: integration.default_secret,
         on_reflect: integration.on_reflect,
-        metrics: metrics.integration(integration.name.as_str()),
-        share: Arc::new(Share::new(number, integration.rate, integration.burst, integration.concurrency)),
+        metrics: ground.metrics.integration(integration.name.as_str()),
+        share,
         hosts: integration.per_customer.clone().map(|template| Arc::new(Hosts::new(template))),
         renewing: renewing(integration),
     })
@@ -122,12 +166,4 @@ fn upstream(
         idle: integration.timeout.idle,
         isolate_customers: integration.isolate_customers,
     }))
-}
-
-pub(super) fn surroundings(config: &Config, own: &[SocketAddr]) -> Surroundings {
-    let public_url = config.server.public_url.clone();
-    let authority =
-        public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
-    let own = own.iter().map(ToString::to_string).chain(authority).collect();
-    Surroundings { public_url, own }
 }

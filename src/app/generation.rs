@@ -1,5 +1,5 @@
-//! How many writes the store has seen, for the audit's anchors: a store that has seen fewer than its newest anchor
-//! says is an older copy.
+//! How many writes the store has seen, for the audit's anchors: a store that has seen fewer than an anchor of any
+//! relay's says is an older copy. Each relay looks at its own anchors; what others write only makes the number grow.
 //!
 //! An anchor carries a number that was durable in the store when it was read, so a store is never behind its own
 //! anchors, whatever crashed when. It is read every few seconds: writes of the last seconds before a crash, and
@@ -34,10 +34,18 @@ impl Generation {
         self.shown.clone()
     }
 
-    /// Reads it anew. A store that does not answer leaves the number that was durable before.
+    /// Reads it anew. A store that does not answer leaves the number that was durable before; one that was put back
+    /// to an older copy beside this relay does, too, so that the next start refuses it.
     pub(super) async fn read(&self) {
-        if let Ok(now) = self.store.upkeep().generation().await {
-            self.shown.store(now, Ordering::Relaxed);
+        let Ok(now) = self.store.upkeep().generation().await else { return };
+        let before = self.shown.fetch_max(now, Ordering::Relaxed);
+        if now < before {
+            tracing::error!(
+                now,
+                before,
+                "the store has seen fewer writes than it had: an older copy was put in its place, and what was \
+                 disabled, removed or rotated since may be usable again"
+            );
         }
     }
 

@@ -6,67 +6,52 @@ mod corridor;
 mod doors;
 mod generation;
 pub(crate) mod issuers;
+mod moved;
+mod operators;
 pub(crate) mod providers;
+mod reload;
+mod stop;
+mod workers;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, NotReloaded, Reloaded};
 use crate::audit::{AuditError, Chain, Event, Kind, Log, Sink};
-use crate::config::{Config, Integration, Limits, Listen};
-use crate::dependency::board::Board;
+use crate::config::{Config, Integration, Listen};
 use crate::dependency::drift::{Drift, WallClock};
-use crate::jwks::{IssuerKeys, IssuerState, Times};
+use crate::jwks::{IssuerState, Times};
 use crate::kms::Kms;
-use crate::kms::cached::{Called, DataKeys, Settings};
 use crate::kms::keyring::Keyring;
 use crate::lifecycle::{self, Lifecycle};
-use crate::listen::station::Station;
-use crate::listen::{self, Accepted, DoorLimits, Draining, Observer, Phase, Queues, worker};
+use crate::listen::{Draining, Observer};
 use crate::metrics::Metrics;
 use crate::model::IntegrationName;
-use crate::net::pool::{Pool, PoolLimits};
-use crate::pipeline::{Shared, Worker};
+use crate::pipeline::Shared;
+use crate::seal::Sealer;
 use crate::seal::jobs::{Habits, Jobs};
-use crate::seal::{SealTarget, Sealer};
-use crate::secret::Secret;
-use crate::stage::authenticate::Verdicts;
-use crate::stage::authorize::leases::Leases;
-use crate::stage::authorize::records::Records;
-use crate::stage::connect::part_with_changed;
+use crate::stage::authorize::records::{Bounds, Records};
 use crate::stage::gather::Room;
 use crate::stage::limits::InFlight;
-use crate::stage::record::{Budget, Ledger};
 use crate::stage::route::Routes;
 use crate::store::Store;
 
-use corridor::{plans, routes, surroundings};
-use doors::Doors;
+use corridor::{Ground, Kept, plans};
 use generation::Generation;
-use providers::{open_keyring, open_log, open_sink, open_store};
+use issuers::Issuers;
+use operators::{api, open_admin, serve_admin};
+use providers::{open_log, open_records, open_sink};
+use reload::{By, Reloader, State, Stopping};
+use stop::Background;
+use workers::Parts;
 
-/// Tokens whose verdict a worker keeps.
-const VERDICTS: usize = 10_000;
-/// How long a connection from an app may wait for its next request.
-const APP_IDLE: Duration = Duration::from_secs(75);
-/// How long an answer may wait for the app to read on.
-const APP_STALLED: Duration = Duration::from_secs(300);
-/// How long open WebSockets have for their goodbyes once the grace is over.
-const GOODBYES: Duration = Duration::from_millis(250);
-/// How often the store is told which secrets were used.
-const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
-/// How long renewals under way have to keep what the vendor gave.
-const RENEWALS: Duration = Duration::from_secs(2);
-/// How long workers may take to end once the grace is over.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub use reload::Source;
 
 /// Why relay does not start. What to do about it is in the text.
 #[derive(Debug, thiserror::Error)]
@@ -89,12 +74,16 @@ pub struct Options {
     pub store: Option<Arc<dyn Store>>,
     /// Takes the audit instead of `[audit]`.
     pub sink: Option<Box<dyn Sink>>,
+    /// Where the configuration came from, to be read again.
+    pub source: Option<Source>,
     /// Starts over a store that is older than its own audit says.
     pub accept_older_store: bool,
     /// Tells the wall clock that is watched for jumps, instead of the system's.
     pub wall_clock: Option<WallClock>,
     /// How often issuers' keys are read.
     pub key_times: Times,
+    /// How long what is at hand serves without the store's change feed.
+    pub bounds: Bounds,
 }
 
 /// A running relay. Dropping it without [`Running::stop`] leaves its threads serving.
@@ -108,35 +97,14 @@ pub struct Running {
     sealer: Arc<Sealer>,
     log: Arc<Log>,
     chain: Chain,
-    issuers: Vec<Arc<IssuerKeys>>,
     metrics: Arc<Metrics>,
     draining: Arc<Draining>,
     admin_stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
-    grace: Duration,
     background: Background,
     generation: Generation,
     records: Records,
-    lifecycle: Arc<Lifecycle>,
-}
-
-/// What runs beside the requests and stops before the audit does. Where it is stands in the store.
-struct Background {
-    jobs: Task,
-    generation: Task,
-    uses: Task,
-}
-
-type Task = tokio::task::JoinHandle<()>;
-
-impl Background {
-    fn begin(jobs: Arc<Jobs>, generation: &Generation, records: &Records, control: &Handle) -> Self {
-        Self {
-            jobs: control.spawn(async move { jobs.run().await }),
-            generation: control.spawn(generation.clone().follow()),
-            uses: control.spawn(tell_uses(records.clone())),
-        }
-    }
+    reloader: Arc<Reloader>,
 }
 
 /// Starts a relay as configured. `control` is the runtime of everything that is not the data path.
@@ -155,37 +123,51 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let doors = doors::open(&config).await?;
     let (admin_listener, admin) = open_admin(config.server.admin_listen).await?;
 
-    let Options { observer, kms, earlier_kms, store, sink, accept_older_store, wall_clock, key_times } =
-        options;
+    let Options { observer, kms, earlier_kms, store, sink, source, accept_older_store, .. } = options;
     let limits = config.server.limits.clone();
+    let at_hand = (limits.record_cache_bytes, options.bounds);
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
     let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
-    let (routes, lifecycle) = open_routes(&config.integrations, &own, (&sealer, &log, &metrics, &control))?;
-    let surroundings = surroundings(&config, &own);
-    let (token_rules, issuers) = issuers::open(config.callers, key_times, &metrics, &control)?;
+    let mut ground = Ground::new(&metrics, &own, &control);
+    let routes = ground.routes(&config.integrations, |_| Kept::Nothing)?;
+    let lifecycle = open_lifecycle(&config.integrations, &routes, (&sealer, &log, &metrics, &control));
+    let surroundings = ground.surroundings(&config);
+    let (told, stopping) = (config.told.clone(), Stopping::of(&config));
+    let mut issuers = Issuers::new(options.key_times, &metrics, &control);
     let shared = Arc::new(Shared {
         lifecycle: lifecycle.clone(),
         routes,
-        token_rules,
-        records: Records::new(store.clone(), keys.clone(), limits.record_cache_bytes, &control),
-        keys,
+        token_rules: Arc::new(issuers.rules(config.callers, &told)?),
+        records: Records::new(store.clone(), keys.clone(), at_hand, &control),
+        keys: keys.clone(),
         in_flight: InFlight::new(limits.in_flight_per_customer),
         room: Room::default(),
         surroundings,
     });
-    let draining = Arc::new(Draining::default());
     let records = shared.records.clone();
+    let operators = admin::Current { token: config.admin.token, lifecycle, issuers: issuers.all() };
+    let chain = log.chain();
+    let reloader = Arc::new(Reloader {
+        source,
+        state: Mutex::new(State { told, ground, issuers }),
+        shared: watch::Sender::new(shared),
+        operators: watch::Sender::new(Arc::new(operators)),
+        stopping: RwLock::new(stopping),
+        sealer: sealer.clone(),
+        chain: chain.clone(),
+        metrics: metrics.clone(),
+    });
+    let draining = Arc::new(Draining::default());
+    let shared = reloader.shared.subscribe();
     let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
     let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
-    let chain = log.chain();
     let jobs = open_jobs(&sealer, &log, (config.retain, config.keys.data_key_max_age)).await?;
-    let drift = wall_clock.map_or_else(Drift::system, Drift::of);
-    let (written, asked) = ((sealer.clone(), jobs.clone()), (store.clone(), issuers.clone()));
-    let api = api(config.admin.token, written, asked, (chain.clone(), drift), &parts);
+    let drift = options.wall_clock.map_or_else(Drift::system, Drift::of);
+    let api = api((sealer.clone(), jobs.clone()), (store, keys), (chain.clone(), drift), &reloader, &parts);
     let (app, own_doors) = doors.places();
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
@@ -194,6 +176,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     if let Err(error) = note(&chain, "start").await {
         tracing::error!(%error, "the start cannot be recorded yet");
     }
+    metrics.reloaded(true);
     let background = Background::begin(jobs, &generation, &records, &control);
     Ok(Running {
         app,
@@ -202,53 +185,26 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         sealer,
         log,
         chain,
-        issuers,
         metrics,
         draining,
         admin_stop,
         workers,
-        grace: config.server.grace,
         background,
         generation,
         records,
-        lifecycle,
+        reloader,
     })
 }
 
-async fn open_admin(place: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener = listen::bind(place).await.map_err(failed("[server] admin_listen"))?;
-    let address = listener.local_addr().map_err(failed("[server] admin_listen"))?;
-    Ok((listener, address))
-}
-
-/// The data keys, the store, and the hand that writes to it.
-async fn open_records(
-    ring: Option<Keyring>,
-    store: Option<Arc<dyn Store>>,
-    config: &Config,
-    (metrics, control): (&Arc<Metrics>, &Handle),
-) -> Result<(Arc<DataKeys>, Arc<dyn Store>, Arc<Sealer>), StartError> {
-    let keys = data_keys(ring, config, (metrics, control)).await?;
-    let store = match store {
-        Some(store) => store,
-        None => open_store(&config.store, control).await?,
-    };
-    let targets = config.integrations.iter().map(SealTarget::from).collect();
-    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
-    Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
-}
-
-/// The integrations' ways, and who has access tokens renewed for them.
-fn open_routes(
+/// Who has access tokens renewed.
+fn open_lifecycle(
     integrations: &[Integration],
-    own: &Arc<[SocketAddr]>,
+    routes: &Routes,
     (sealer, log, metrics, control): (&Arc<Sealer>, &Arc<Log>, &Arc<Metrics>, &Handle),
-) -> Result<(Routes, Arc<Lifecycle>), StartError> {
-    let routes = routes(integrations, metrics, own, control)?;
-    let plans = plans(integrations, &routes);
+) -> Arc<Lifecycle> {
     let (sealer, chain, metrics) = (sealer.clone(), log.chain(), metrics.clone());
     let parts = lifecycle::Parts { sealer, chain, metrics, control: control.clone() };
-    Ok((routes, Arc::new(Lifecycle::new(plans, parts))))
+    Arc::new(Lifecycle::new(plans(integrations, routes), parts))
 }
 
 /// What goes on by itself: rotation, the erasing of past versions, new data keys by age.
@@ -275,147 +231,26 @@ impl Running {
 
     /// How the keys of each issuer stand.
     pub fn issuers(&self) -> Vec<IssuerState> {
-        self.issuers.iter().map(|keys| keys.state()).collect()
+        let current = self.reloader.operators.borrow();
+        current.issuers.iter().map(|keys| keys.state()).collect()
+    }
+
+    /// Reads the configuration again, from where it came, and goes by it.
+    ///
+    /// # Errors
+    /// Why the one before still holds.
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        self.reloader.reload(By::Signal).await
+    }
+
+    /// Whether every worker still runs.
+    pub fn is_alive(&self) -> bool {
+        !self.workers.iter().any(JoinHandle::is_finished)
     }
 
     /// The audit, for its anchors and its health.
     pub const fn log(&self) -> &Arc<Log> {
         &self.log
-    }
-
-    /// Takes no new requests, lets those under way end for at most the configured grace, writes the
-    /// audit's last anchor.
-    pub async fn stop(self) {
-        let until = Instant::now() + self.grace;
-        self.draining.enter(Phase::Refusing);
-        while self.metrics.in_flight().get() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.draining.enter(Phase::Closing);
-        // What has no end of its own is still open: a WebSocket is told that relay goes away.
-        let until = until.max(Instant::now() + GOODBYES);
-        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.draining.enter(Phase::Over);
-        let last = Instant::now() + LAST_WORDS;
-        while !self.workers.iter().all(JoinHandle::is_finished) && Instant::now() < last {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.lifecycle.settled(RENEWALS).await;
-        // Nobody listens any more if the admin listener has failed.
-        let _ = self.admin_stop.send(true);
-        let Background { jobs, generation, uses } = self.background;
-        for task in [jobs, generation, uses] {
-            task.abort();
-            let _ = task.await;
-        }
-        let _ = self.records.tell_uses().await;
-        self.generation.read().await;
-        let (workers, log) = (self.workers, self.log);
-        let _ = note(&self.chain, "stop").await;
-        let closing = tokio::task::spawn_blocking(move || {
-            for worker in workers.into_iter().filter(JoinHandle::is_finished) {
-                let _ = worker.join();
-            }
-            log.close()
-        });
-        match closing.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the audit could not be closed"),
-            Err(error) => tracing::error!(%error, "the audit could not be closed"),
-        }
-    }
-}
-
-/// What the workers are built from.
-struct Parts {
-    shared: Arc<Shared>,
-    log: Arc<Log>,
-    metrics: Arc<Metrics>,
-    draining: Arc<Draining>,
-    observer: Observer,
-    limits: Limits,
-}
-
-impl Parts {
-    fn open_doors(
-        self,
-        doors: Doors,
-        count: usize,
-        control: &Handle,
-    ) -> Result<Vec<JoinHandle<()>>, StartError> {
-        let refusals = Arc::new(Budget::default());
-        let mut queues = Vec::new();
-        let mut threads = Vec::new();
-        for number in 0..count.max(1) {
-            let (queue, accepted) = mpsc::unbounded_channel::<Accepted>();
-            queues.push(queue);
-            let build = self.station(refusals.clone());
-            let thread =
-                std::thread::Builder::new().name(format!("relay-worker-{number}")).spawn(move || {
-                    if let Err(error) = worker::run(build, accepted) {
-                        tracing::error!(%error, "a worker could not start");
-                    }
-                });
-            threads.push(thread.map_err(failed("a worker thread"))?);
-        }
-        let places = Arc::new(Semaphore::new(self.limits.connections));
-        let queues = Arc::new(Queues::new(queues));
-        for door in doors.bound {
-            let (metrics, draining) = (self.metrics.clone(), self.draining.clone());
-            control.spawn(door.accept(queues.clone(), places.clone(), metrics, draining));
-        }
-        if let Some(tls) = doors.tls {
-            control.spawn(tls.follow());
-        }
-        Ok(threads)
-    }
-
-    /// Builds a worker's place; runs inside the worker's own runtime.
-    fn station(&self, refusals: Arc<Budget>) -> impl FnOnce() -> Station + Send + 'static {
-        let (shared, log, metrics) = (self.shared.clone(), self.log.clone(), self.metrics.clone());
-        let (draining, observer, limits) =
-            (self.draining.clone(), self.observer.clone(), self.limits.clone());
-        move || Station {
-            worker: Worker {
-                leases: Leases::new(shared.records.clone()),
-                verdicts: Verdicts::new(VERDICTS),
-                pool: pool(&shared, &limits),
-                shared,
-                ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals }),
-            },
-            limits: DoorLimits {
-                head_bytes: limits.head_bytes,
-                head_fields: limits.head_fields,
-                head_timeout: limits.head_timeout,
-                idle_timeout: APP_IDLE,
-                stalled_timeout: APP_STALLED,
-            },
-            draining,
-            observer,
-            metrics,
-        }
-    }
-}
-
-/// A worker's connections; those made with a client certificate end when their secret changes.
-fn pool(shared: &Shared, limits: &Limits) -> Pool {
-    let (idle_per_origin, idle_timeout) = (limits.idle_per_origin, limits.idle_timeout);
-    let pool = Pool::new(PoolLimits { idle_per_origin, idle_timeout });
-    if shared.routes.iter().any(|route| route.client_certificate.is_some()) {
-        part_with_changed(&pool, &shared.records);
-    }
-    pool
-}
-
-/// Each minute; what the store does not take is lost, since nobody waits for it.
-async fn tell_uses(records: Records) {
-    loop {
-        tokio::time::sleep(USES_TOLD_EVERY).await;
-        if let Err(error) = records.tell_uses().await {
-            tracing::debug!(%error, "when secrets were last used could not be noted");
-        }
     }
 }
 
@@ -427,57 +262,4 @@ async fn note(chain: &Chain, what: &str) -> Result<(), AuditError> {
     let mut event = Event::of(Kind::System);
     event.note = Some(what);
     chain.record(&event).await
-}
-
-async fn data_keys(
-    given: Option<Keyring>,
-    config: &Config,
-    (metrics, control): (&Arc<Metrics>, &Handle),
-) -> Result<Arc<DataKeys>, StartError> {
-    let (keys, capacity) = (&config.keys, config.server.limits.data_keys);
-    let ring = match given {
-        Some(ring) => ring,
-        None => open_keyring(keys, control).await?,
-    };
-    let metrics = metrics.clone();
-    let counted = move |call: Called| metrics.kms_call(call.provider, call.operation, call.outcome);
-    let settings = Settings { capacity, ages: keys.ages, pace: keys.pace, counted: Arc::new(counted) };
-    Ok(Arc::new(DataKeys::with(ring, settings, control.clone())))
-}
-
-fn api(
-    token: Secret,
-    (sealer, jobs): (Arc<Sealer>, Arc<Jobs>),
-    (store, issuers): (Arc<dyn Store>, Vec<Arc<IssuerKeys>>),
-    (chain, drift): (Chain, Drift),
-    running: &Parts,
-) -> Admin {
-    let draining = running.draining.clone();
-    Admin {
-        token,
-        failures: admin::Failures::default(),
-        lifecycle: running.shared.lifecycle.clone(),
-        sealer,
-        jobs,
-        store,
-        issuers,
-        log: running.log.clone(),
-        chain,
-        keys: running.shared.keys.clone(),
-        metrics: running.metrics.clone(),
-        board: Board::default(),
-        drift,
-        accepting: Box::new(move || !draining.has_begun()),
-    }
-}
-
-fn serve_admin(listener: TcpListener, api: Admin, mut stopped: watch::Receiver<bool>, control: &Handle) {
-    control.spawn(async move {
-        let stop = async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        };
-        if let Err(error) = admin::serve(listener, Arc::new(api), stop).await {
-            tracing::error!(%error, "the admin listener has failed");
-        }
-    });
 }

@@ -3,31 +3,39 @@
 //! With `corridor` the only file that names concrete ones.
 
 use std::path::Path;
+#[cfg(feature = "postgres")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::generation::Generation;
-use super::{StartError, failed, note};
+use super::{StartError, failed, moved, note};
 use crate::admin;
 use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
 #[cfg(feature = "azure")]
 use crate::config::AzureLogin;
+#[cfg(feature = "postgres")]
+use crate::config::PostgresChoice;
 use crate::config::{Config, Keys, KmsKey, StoreChoice, TransitLogin};
 use crate::kms::Kms;
 #[cfg(feature = "aws")]
 use crate::kms::aws::{Aws, AwsSetup};
 #[cfg(feature = "azure")]
 use crate::kms::azure::{self, Azure};
-use crate::kms::cached::DataKeys;
+use crate::kms::cached::{Called, DataKeys, Settings};
 #[cfg(feature = "gcp")]
 use crate::kms::gcp::Gcp;
 use crate::kms::keyring::Keyring;
 use crate::kms::local::Local;
 use crate::kms::transit::{Transit, TransitLogin as Login, TransitSetup};
+use crate::metrics::Metrics;
+use crate::seal::{SealTarget, Sealer, store_wide};
 use crate::store::Store;
 use crate::store::memory::Memory;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::{Postgres, Setup as PostgresSetup};
 use crate::store::sled::Sled;
 
 pub(crate) use crate::seal::AUDIT_KEY;
@@ -111,6 +119,33 @@ fn not_built_in(provider: &str) -> StartError {
     StartError { what: "[keys] provider", why }
 }
 
+#[cfg(feature = "postgres")]
+async fn open_postgres(choice: &PostgresChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
+    let roots = postgres_roots(choice)?;
+    let opened = Postgres::open(postgres_setup(choice, roots.as_deref()), control.clone()).await;
+    Ok(Arc::new(opened.map_err(failed("[store]"))?))
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn postgres_roots(choice: &PostgresChoice) -> Result<Option<Vec<u8>>, StartError> {
+    let read = |file: &PathBuf| {
+        let why = |error| format!("{}: {error}", file.display());
+        std::fs::read(file).map_err(|error| StartError { what: "[store] ca_file", why: why(error) })
+    };
+    choice.ca_file.as_ref().map(read).transpose()
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn postgres_setup<'a>(choice: &'a PostgresChoice, roots: Option<&'a [u8]>) -> PostgresSetup<'a> {
+    PostgresSetup {
+        url: &choice.url,
+        password: choice.password.as_ref(),
+        roots,
+        connections: choice.connections,
+        plaintext_danger: choice.plaintext_danger,
+    }
+}
+
 pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result<Arc<dyn Store>, StartError> {
     match choice {
         StoreChoice::Memory => Ok(Arc::new(Memory::new())),
@@ -119,6 +154,13 @@ pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result
             let opening = control.spawn_blocking(move || Sled::open(&path, handle));
             let opened = opening.await.map_err(failed("[store] path"))?;
             Ok(Arc::new(opened.map_err(failed("[store] path"))?))
+        }
+        #[cfg(feature = "postgres")]
+        StoreChoice::Postgres(choice) => open_postgres(choice, control).await,
+        #[cfg(not(feature = "postgres"))]
+        StoreChoice::Postgres(_) => {
+            let why = "this relay was built without postgres: build it with --features postgres, or full";
+            Err(StartError { what: "[store] engine", why: why.to_owned() })
         }
     }
 }
@@ -141,11 +183,8 @@ pub(super) async fn open_log(
     accept_older: bool,
     control: &Handle,
 ) -> Result<(Arc<Log>, Generation), StartError> {
-    let wrapped = store.meta(AUDIT_KEY).await.map_err(failed("[store]"))?;
-    let (seed, fresh) = keys.named(AUDIT_KEY, wrapped.as_deref()).await.map_err(failed("[keys]"))?;
-    if let Some(fresh) = fresh {
-        store.put_meta(AUDIT_KEY, Bytes::from(fresh)).await.map_err(failed("[store]"))?;
-    }
+    moved::refuse_half(&**store).await?;
+    let seed = store_wide(&**store, keys, AUDIT_KEY).await.map_err(failed("[keys] and [store]"))?;
     let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
     let generation = Generation::of(store).await.map_err(failed("[store]"))?;
     let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
@@ -177,5 +216,39 @@ pub(super) async fn open_log(
     if let Some(why) = behind {
         note(&log.chain(), &format!("--accept-older-store: {why}")).await.map_err(failed("[audit] path"))?;
     }
+    moved::tell(&**store, &log.chain()).await?;
     Ok((log, generation))
+}
+
+/// The data keys, the store, and the hand that writes to it.
+pub(super) async fn open_records(
+    ring: Option<Keyring>,
+    store: Option<Arc<dyn Store>>,
+    config: &Config,
+    (metrics, control): (&Arc<Metrics>, &Handle),
+) -> Result<(Arc<DataKeys>, Arc<dyn Store>, Arc<Sealer>), StartError> {
+    let keys = data_keys(ring, config, (metrics, control)).await?;
+    let store = match store {
+        Some(store) => store,
+        None => open_store(&config.store, control).await?,
+    };
+    let targets = config.integrations.iter().map(SealTarget::from).collect();
+    let sealer = Sealer::open(store.clone(), keys.clone(), targets).await;
+    Ok((keys, store, Arc::new(sealer.map_err(failed("[keys] and [store]"))?)))
+}
+
+async fn data_keys(
+    given: Option<Keyring>,
+    config: &Config,
+    (metrics, control): (&Arc<Metrics>, &Handle),
+) -> Result<Arc<DataKeys>, StartError> {
+    let (keys, capacity) = (&config.keys, config.server.limits.data_keys);
+    let ring = match given {
+        Some(ring) => ring,
+        None => open_keyring(keys, control).await?,
+    };
+    let metrics = metrics.clone();
+    let counted = move |call: Called| metrics.kms_call(call.provider, call.operation, call.outcome);
+    let settings = Settings { capacity, ages: keys.ages, pace: keys.pace, counted: Arc::new(counted) };
+    Ok(Arc::new(DataKeys::with(ring, settings, control.clone())))
 }

@@ -21,8 +21,11 @@ mod launch;
 mod policy;
 pub mod process;
 mod prompt;
+mod reload;
 pub mod run;
 pub mod secret;
+mod store;
+mod systemd;
 pub mod target;
 pub mod token;
 mod token_command;
@@ -98,6 +101,9 @@ enum Command {
     /// Works on the keys of a running relay
     #[command(subcommand)]
     Key(key::Command),
+    /// Works on the store as a whole: relay store export --output store.export
+    #[command(subcommand)]
+    Store(store::Command),
     /// Works on customers
     #[command(subcommand)]
     Customer(customer::Command),
@@ -118,6 +124,11 @@ enum Command {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = "relay.toml")]
         config: PathBuf,
+    },
+    /// Has the running relay read its relay.toml again, as SIGHUP does: relay reload
+    Reload {
+        #[command(flatten)]
+        which: Which,
     },
     /// Whether the running relay is ready: relay health
     Health {
@@ -207,12 +218,14 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Secret(command) => process::block_on(secret::run(context, command))?.map(ok),
         Command::Key(command) => process::block_on(key::run(context, command))?.map(ok),
+        Command::Store(command) => store::run(context, command).map(ok),
         Command::Customer(command) => process::block_on(customer::run(context, command))?.map(ok),
         Command::Integration(command) => process::block_on(integration::run(context, command))?.map(ok),
         Command::Catalog(command) => catalog::run(context, command).map(ok),
         Command::Token(command) => token_command::run(context, command).map(ok),
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Doctor { config } => doctor::run(context, &config),
+        Command::Reload { which } => process::block_on(reload::run(context, &which))?.map(ok),
         Command::Health { which, alive } => process::block_on(health::run(context, &which, alive))?.map(ok),
     }
 }

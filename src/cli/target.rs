@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Context;
 use super::exit::{Exit, Failure};
 use crate::config::{self, Config, Files, Integration};
-use crate::net::fetch::{FetchError, FetchRequest, Fetched, fetch};
+use crate::net::fetch::{FetchError, FetchRequest, Fetched, fetch, fetch_pieces};
 use crate::secret::Secret;
 
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -108,6 +108,25 @@ impl Target {
     /// # Errors
     /// Unreachable, or no answer that can be read.
     pub async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Fetched, Failure> {
+        let request = self.request(method, path, body)?;
+        fetch(request).await.map_err(|error| self.failed(&error))
+    }
+
+    /// Asks for a stream, and gives each piece to `piece`; a refusal becomes the error it names.
+    ///
+    /// # Errors
+    /// As [`Target::call`]; if the stream breaks, or `piece` fails.
+    pub async fn stream(
+        &self,
+        path: &str,
+        piece: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), Failure> {
+        let request = self.request(Method::GET, path, None)?;
+        let answer = fetch_pieces(request, piece).await.map_err(|error| self.failed(&error))?;
+        read(&answer).map(drop)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<FetchRequest, Failure> {
         let mut bearer = b"Bearer ".to_vec();
         bearer.extend_from_slice(self.token.expose());
         let mut bearer = HeaderValue::from_bytes(&bearer)
@@ -118,7 +137,7 @@ impl Target {
         if body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let request = FetchRequest {
+        Ok(FetchRequest {
             method,
             url: format!("{}{path}", self.address),
             headers,
@@ -126,8 +145,12 @@ impl Target {
             limit: LARGEST_ANSWER,
             timeout: ANSWER_TIME,
             tls: None,
-        };
-        fetch(request).await.map_err(|error| self.failed(&error))
+        })
+    }
+
+    /// An answer that is no success, as a failure.
+    pub fn refused(&self, answer: &Fetched) -> Failure {
+        read(answer).err().unwrap_or_else(|| Failure::failed(format!("{} answered strangely", self.address)))
     }
 
     fn failed(&self, error: &FetchError) -> Failure {

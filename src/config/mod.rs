@@ -21,8 +21,10 @@ pub mod renewal;
 mod report;
 pub mod rule;
 pub mod signing;
+mod store;
 mod suggest;
 pub mod template;
+mod told;
 pub mod upstream;
 mod usable;
 mod written;
@@ -46,7 +48,9 @@ pub use kms::{AzureLogin, Keys, KmsKey, TransitLogin};
 pub use listen::{Listen, ServerTls};
 pub use placement::{Placement, Where};
 pub use report::{Finding, Report, Severity};
+pub use store::{PostgresChoice, StoreChoice, store_file};
 pub use suggest::nearest;
+pub use told::Told;
 
 use pattern::Pattern;
 use report::{Findings, Place};
@@ -159,15 +163,15 @@ fn judge(
     let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref()).collect();
     let mut overrides = environment::Overrides::collect(environment, &names, &mut findings);
     let unsettled = entry::settle(document.get_mut(), &mut overrides, &mut findings);
-    let settings = if effective {
-        effective::settings(document.get_ref(), &overrides, &findings, name, text)
-    } else {
-        Vec::new()
-    };
+    let settings = effective::settings(document.get_ref(), &overrides, &findings, name, text);
     let mut written =
         Written { findings, overrides, torn, unsettled, incomplete: false, folder, files, environment };
-    let config = usable::config(&mut written, document.get_ref());
-    let settings = if written.findings.has_errors() { Vec::new() } else { settings };
+    let mut config = usable::config(&mut written, document.get_ref());
+    if let Some(config) = &mut config {
+        config.told = Told::of(text, &settings, folder);
+    }
+    let shown = effective && !written.findings.has_errors();
+    let settings = if shown { settings } else { Vec::new() };
     (config, written.findings.report(name, text), settings)
 }
 
@@ -216,6 +220,8 @@ pub struct Config {
     pub admin: Admin,
     /// The third-party APIs, in the order of the file.
     pub integrations: Vec<Integration>,
+    /// What was told, to be compared with a later reading.
+    pub told: Told,
 }
 
 /// `[server]`
@@ -230,8 +236,10 @@ pub struct Server {
     pub public_url: Option<String>,
     /// Worker threads, one runtime each; the machine's cores unless set.
     pub workers: usize,
-    /// How long requests under way may go on after SIGTERM.
+    /// How long requests under way may go on once the listeners have closed.
     pub grace: Duration,
+    /// How long the listeners stay open after SIGTERM, with readiness already gone.
+    pub drain_delay: Duration,
     /// The named limits.
     pub limits: Limits,
 }
@@ -257,17 +265,6 @@ pub struct Limits {
     pub idle_per_origin: usize,
     /// How long an idle connection to a vendor is kept: 60 s.
     pub idle_timeout: Duration,
-}
-
-/// `[store]`
-pub enum StoreChoice {
-    /// sled in this folder.
-    Sled {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// In memory, gone on exit (`relay dev`, tests).
-    Memory,
 }
 
 /// `[audit]`

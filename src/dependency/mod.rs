@@ -64,8 +64,12 @@ impl Dependency {
 pub enum State {
     /// The store fails, or is being reopened.
     StoreFails,
+    /// The store fails for so long that nothing at hand is known to be as it was: where several relays use it.
+    StoreLost,
     /// The store has no space left.
     StoreFull,
+    /// The store answers, and what other relays change in it may be heard of late.
+    FeedLost,
     /// The audit cannot be written.
     AuditFails,
     /// The audit does not answer within 250 ms.
@@ -130,9 +134,11 @@ pub enum Answer {
 
 impl State {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::StoreFails,
+        Self::StoreLost,
         Self::StoreFull,
+        Self::FeedLost,
         Self::AuditFails,
         Self::AuditHangs,
         Self::KmsUnavailable,
@@ -149,7 +155,7 @@ impl State {
     /// What is in this state.
     pub const fn of(self) -> Dependency {
         match self {
-            Self::StoreFails | Self::StoreFull => Dependency::Store,
+            Self::StoreFails | Self::StoreLost | Self::StoreFull | Self::FeedLost => Dependency::Store,
             Self::AuditFails | Self::AuditHangs => Dependency::Audit,
             Self::KmsUnavailable | Self::KmsDenied => Dependency::Kms,
             Self::EarlierKmsUnavailable | Self::EarlierKmsDenied => Dependency::EarlierKms,
@@ -164,7 +170,9 @@ impl State {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::StoreFails | Self::AuditFails => "fails",
+            Self::StoreLost => "lost",
             Self::StoreFull => "full",
+            Self::FeedLost => "deaf",
             Self::AuditHangs => "hangs",
             Self::KmsUnavailable | Self::EarlierKmsUnavailable => "unavailable",
             Self::KmsDenied | Self::EarlierKmsDenied => "denied",
@@ -185,6 +193,11 @@ impl State {
             Self::StoreFails => match asked {
                 UseWarm => Served,
                 UseCold | AddWarm | AddCold | Revoke => Refused(Code::StoreUnavailable),
+                // All relays of a store would say so at once, and what is at hand serves.
+                Readiness => Degraded,
+            },
+            Self::StoreLost => match asked {
+                UseWarm | UseCold | AddWarm | AddCold | Revoke => Refused(Code::StoreUnavailable),
                 Readiness => NotReady,
             },
             Self::StoreFull => match asked {
@@ -212,7 +225,7 @@ impl State {
                 Revoke => Served,
                 Readiness => Degraded,
             },
-            Self::IssuerKeysStale | Self::ClockJumped => match asked {
+            Self::FeedLost | Self::IssuerKeysStale | Self::ClockJumped => match asked {
                 UseWarm | UseCold | AddWarm | AddCold | Revoke => Served,
                 Readiness => Degraded,
             },
@@ -226,10 +239,10 @@ impl State {
                 AddWarm | AddCold | Revoke => Served,
                 Readiness => Ready,
             },
-            // Nothing new is begun; what ends a use must not wait for the restart.
+            // What comes on open connections is served for the grace; what ends a use must not wait for the restart.
             Self::Draining => match asked {
-                UseWarm | UseCold | AddWarm | AddCold => Refused(Code::Draining),
-                Revoke => Served,
+                UseWarm | UseCold | Revoke => Served,
+                AddWarm | AddCold => Refused(Code::Draining),
                 Readiness => NotReady,
             },
         }

@@ -1,10 +1,10 @@
 //! Access tokens had and renewed, and credentials tried before they are sealed: calls of relay's own.
 //!
 //! Never by a caller's grant: a renewal is relay's own act, stands in the audit as `system` before anything is
-//! opened, and runs on the control runtime, once at a time for each secret however many requests wait. What a
-//! request sends is opened in `unseal`, and what a token is had with is opened here alone. What must never enter:
-//! a request or an answer of an app's, a token in an error or the audit. If this room kept an old refresh token
-//! where the vendor gave a new one, a customer would have to connect again.
+//! opened, and runs on the control runtime, once at a time for each secret however many requests and relays wait.
+//! What a request sends is opened in `unseal`, and what a token is had with is opened here alone. What must never
+//! enter: a request or an answer of an app's, a token in an error or the audit. If this room kept an old refresh
+//! token where the vendor gave a new one, a customer would have to connect again.
 
 mod answer;
 mod ask;
@@ -100,7 +100,7 @@ pub struct Lifecycle {
     parts: Arc<Parts>,
     flights: Arc<Flights>,
     /// When a vendor last refused a token, and which.
-    refusals: Mutex<HashMap<Key, (Instant, Option<u64>)>>,
+    refusals: Arc<Mutex<HashMap<Key, (Instant, Option<u64>)>>>,
 }
 
 /// A customer's secret.
@@ -121,8 +121,19 @@ enum Token<'a> {
 impl Lifecycle {
     /// A lifecycle by these plans.
     pub fn new(plans: impl IntoIterator<Item = Plan>, parts: Parts) -> Self {
-        let plans = plans.into_iter().map(|plan| (plan.route.name.clone(), Arc::new(plan))).collect();
-        Self { plans, parts: Arc::new(parts), flights: Arc::default(), refusals: Mutex::default() }
+        Self {
+            plans: by_name(plans),
+            parts: Arc::new(parts),
+            flights: Arc::default(),
+            refusals: Arc::default(),
+        }
+    }
+
+    /// The same lifecycle by other plans: what is under way is shared, so that no token is had twice at once.
+    #[must_use]
+    pub fn replanned(&self, plans: impl IntoIterator<Item = Plan>) -> Self {
+        let (parts, flights, refusals) = (self.parts.clone(), self.flights.clone(), self.refusals.clone());
+        Self { plans: by_name(plans), parts, flights, refusals }
     }
 
     /// The grant with an access token that is of use: at once where there is one, else when it was had.
@@ -209,6 +220,10 @@ impl Lifecycle {
         let work = renew::renew(parts, plan, key.clone(), seen);
         Flights::join(&self.flights, key, work, &self.parts.control)
     }
+}
+
+fn by_name(plans: impl IntoIterator<Item = Plan>) -> HashMap<IntegrationName, Arc<Plan>> {
+    plans.into_iter().map(|plan| (plan.route.name.clone(), Arc::new(plan))).collect()
 }
 
 impl<'a> Token<'a> {

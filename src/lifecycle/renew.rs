@@ -1,4 +1,4 @@
-//! One renewal: recorded, opened, asked, kept.
+//! One renewal: waited for where another relay is at it, recorded, opened, asked, kept.
 //!
 //! The intent stands in the audit before anything is opened. What the vendor gave is kept before anybody may use
 //! it: a refresh token that it replaced is then the only one that works. If the store does not take it, it is
@@ -13,16 +13,43 @@ use super::{Key, Parts, Plan, Token, Way, reconnect};
 use crate::audit::{Event, Kind};
 use crate::clock::unix_seconds;
 use crate::config::renewal::Renewal;
-use crate::envelope::{self, Head, SealedTokens, Standing};
+use crate::envelope::{self, Head, Standing};
 use crate::net::fetch::{CallError, Fetched, call};
 use crate::net::pool::{ConnectError, Upstream};
 use crate::refusal::{Code, Refusal};
-use crate::seal::{AtRest, Given, SealError};
+use crate::seal::{AtRest, Given, SealError, Turn};
 use crate::secret::{Field, Secret};
 
 /// How long what was had is tried to be kept while the store fails.
 const KEEPING: Duration = Duration::from_secs(60);
 const BETWEEN: Duration = Duration::from_millis(250);
+
+/// How long a turn lasts that is not renewed: longer than a token endpoint is waited for, so that a relay that died
+/// is asked after no earlier than its own call has ended.
+const TURN: Duration = Duration::from_secs(15);
+/// How often it is looked whether another relay has renewed a token.
+const LOOKED_AGAIN: Duration = Duration::from_millis(150);
+
+/// The secret at rest and the turn to renew its token; `None` once there is another token than the one that was
+/// `seen`. Two relays that ask with the same refresh token would lose it where vendors take that for a theft.
+async fn alone(parts: &Parts, key: &Key, seen: Option<u64>) -> Result<Option<(Turn, AtRest)>, Refusal> {
+    loop {
+        let turn = parts.sealer.turn(format!("renew/{}", key.1), TURN).await;
+        let turn = turn.map_err(SealError::from)?;
+        // Read behind the turn: what another relay had before is seen.
+        let at = parts.sealer.at_rest(&key.0, key.1).await.map_err(Refusal::from)?;
+        let serial = at.tokens().map(|tokens| tokens.standing().serial);
+        match Token::of(at.tokens(), key.1, unix_seconds()) {
+            Token::Dead(why) => return Err(reconnect(why)),
+            Token::Good | Token::Ageing if serial != seen => return Ok(None),
+            Token::Good | Token::Ageing | Token::Missing => {}
+        }
+        match turn {
+            Some(turn) => return Ok(Some((turn, at))),
+            None => tokio::time::sleep(LOOKED_AGAIN).await,
+        }
+    }
+}
 
 /// Has a new token for the secret, unless somebody else had one since `seen`.
 pub(super) async fn renew(
@@ -31,13 +58,14 @@ pub(super) async fn renew(
     key: Key,
     seen: Option<u64>,
 ) -> Result<(), Refusal> {
-    let at = parts.sealer.at_rest(&key.0, key.1).await.map_err(Refusal::from)?;
-    let standing = at.tokens().map(SealedTokens::standing);
-    match Token::of(at.tokens(), key.1, unix_seconds()) {
-        Token::Dead(why) => return Err(reconnect(why)),
-        Token::Good | Token::Ageing if standing.map(|standing| standing.serial) != seen => return Ok(()),
-        Token::Good | Token::Ageing | Token::Missing => {}
-    }
+    let Some((turn, at)) = alone(&parts, &key, seen).await? else { return Ok(()) };
+    let renewed = renew_alone(&parts, &plan, at).await;
+    // Before anybody hears of it: who is refused the new token at once may want the next turn.
+    turn.end().await;
+    renewed
+}
+
+async fn renew_alone(parts: &Parts, plan: &Plan, at: AtRest) -> Result<(), Refusal> {
     if at.head().integration != plan.route.name {
         return Err(Code::CredentialUnusable.into());
     }
@@ -46,12 +74,12 @@ pub(super) async fn renew(
     if at.head().token_origin != renewal.token_origin {
         return Err(Code::CredentialUnusable.into());
     }
-    let trace = Trace { parts: &parts, plan: &plan, operation: "token.renew" };
+    let trace = Trace { parts, plan, operation: "token.renew" };
     let (head, origin) = (at.head().clone(), upstream.origin().to_string());
     trace.record(&head, &origin, (None, "asked")).await?;
     let had = have(&way, (renewal, upstream), &at).await;
     let done = match had {
-        Ok(given) => keep(&parts, at, given).await,
+        Ok(given) => keep(parts, at, given).await,
         Err(refusal) => Err(refusal),
     };
     let outcome = match &done {

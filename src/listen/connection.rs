@@ -33,7 +33,7 @@ use super::gate::{Gate, Latch};
 use super::pace::{Order, Pace, Paced, UnderWay};
 use super::station::Station;
 use super::stream::{Raw, Stream};
-use super::{Observer, Seen};
+use super::{Observer, Phase, Seen};
 use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel};
 use crate::refusal::Code;
 use crate::secret::Secret;
@@ -147,6 +147,7 @@ async fn carry(mut tunnel: Tunnel, io: Paced<TokioIo<Gate<Stream>>>, early: &[u8
 
 async fn serve_http2(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
     let io = Paced::new(TokioIo::new(Counted::new(stream)), pace.clone());
+    pace.says_goodbye();
     let head = u32::try_from(visitor.station.limits.head_bytes).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(Local)
         .max_concurrent_streams(STREAMS)
@@ -236,7 +237,7 @@ impl Visitor {
             .map(|_| (request.method().to_string(), request.uri().path().to_owned(), Instant::now()));
         let refused = match self.latch.as_ref().and_then(|latch| latch.refusal()) {
             Some(refusal) => Some(refusal),
-            None if station.draining.has_begun() => Some(Code::Draining.into()),
+            None if station.draining.has_reached(Phase::Closing) => Some(Code::Draining.into()),
             // The gate has judged more strictly what can still be seen here of HTTP/1.
             None if self.latch.is_some() => None,
             None => admit(&station.limits, &request).err(),
@@ -251,7 +252,11 @@ impl Visitor {
         // After a framing fault nothing that follows on the connection can be trusted. HTTP/2 frames each
         // request apart.
         let broken = self.latch.as_ref().is_some_and(|latch| refused.is_some() || latch.is_broken());
-        if broken {
+        // A connection that is parted from closes behind its answer, and says so; HTTP/2 has said so already.
+        let last = self.latch.is_some()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            && station.draining.has_reached(Phase::Parting);
+        if broken || last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(latch) = &self.latch {

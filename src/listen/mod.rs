@@ -16,7 +16,7 @@ mod tls;
 pub mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -35,7 +35,8 @@ pub struct Accepted {
     raw: Raw,
     tls: Option<Arc<ServerConfig>>,
     entrance: Arc<Entrance>,
-    _place: OwnedSemaphorePermit,
+    /// `None` for what was still waiting when the door closed.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// How far relay's shutting down is.
@@ -43,9 +44,11 @@ pub struct Accepted {
 pub enum Phase {
     /// It serves.
     Serving,
-    /// New requests are refused; those under way may end.
-    Refusing,
-    /// Connections close behind the last byte of the answer that they carry: an answer whose end has been
+    /// It says that it is not ready, and serves on: balancers that ask have time to go elsewhere.
+    Leaving,
+    /// The doors are closed. A request on an open connection is served as the last of its connection.
+    Parting,
+    /// New requests are refused, and connections close behind the last byte of the answer that they carry: an answer whose end has been
     /// read from the vendor may still wait in memory for an app that reads slowly.
     Closing,
     /// The grace is over: what is still open is cut.
@@ -53,29 +56,34 @@ pub enum Phase {
 }
 
 /// Whether relay is shutting down: shared by every door.
-pub struct Draining(watch::Sender<Phase>);
+pub struct Draining {
+    phase: watch::Sender<Phase>,
+    /// The same, for who asks with every request.
+    reached: AtomicU8,
+}
 
 impl Default for Draining {
     fn default() -> Self {
-        Self(watch::Sender::new(Phase::Serving))
+        Self { phase: watch::Sender::new(Phase::Serving), reached: AtomicU8::new(Phase::Serving as u8) }
     }
 }
 
 impl Draining {
     /// Enters the next phase.
     pub fn enter(&self, phase: Phase) {
-        self.0.send_replace(phase);
+        self.reached.store(phase as u8, Ordering::Release);
+        self.phase.send_replace(phase);
     }
 
-    /// Whether new requests are refused.
-    pub fn has_begun(&self) -> bool {
-        *self.0.borrow() >= Phase::Refusing
+    /// Whether `phase` or a later one is entered.
+    pub fn has_reached(&self, phase: Phase) -> bool {
+        self.reached.load(Ordering::Acquire) >= phase as u8
     }
 
     /// Waits until `phase` or a later one is entered.
     pub async fn reaches(&self, phase: Phase) {
         // The sender lives as long as this does: the wait cannot fail.
-        let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
+        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
 }
 

@@ -8,16 +8,21 @@ use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::DoorLimits;
 use crate::pipeline::Watcher;
 
+/// How long a request may be on its way to a connection that would close without it.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Nothing has come yet.
+    Fresh,
     /// Waiting for its next request.
     Idle,
     /// A head has begun.
@@ -54,6 +59,8 @@ pub(super) struct Pace {
     /// Since when a write has been waiting for the app.
     stalled: Cell<Option<Instant>>,
     order: Cell<Order>,
+    /// Whether it can tell the app that no request may follow, before one does: HTTP/2.
+    tells: Cell<bool>,
     /// The grant behind the answer that is under way.
     grant: RefCell<Option<Watcher>>,
     /// The connection's task, to be woken by an order.
@@ -64,11 +71,12 @@ impl Pace {
     /// A connection that has just been accepted: its first head must come in time.
     pub(super) fn fresh() -> Rc<Self> {
         Rc::new(Self {
-            phase: Cell::new(Phase::Head),
+            phase: Cell::new(Phase::Fresh),
             since: Cell::new(Instant::now()),
             under_way: Cell::new(0),
             stalled: Cell::new(None),
             order: Cell::new(Order::Serve),
+            tells: Cell::new(false),
             grant: RefCell::new(None),
             task: RefCell::new(None),
         })
@@ -124,11 +132,23 @@ impl Pace {
         }
     }
 
+    /// It is HTTP/2's, which tells the app to go elsewhere before the connection closes.
+    pub(super) fn says_goodbye(&self) {
+        self.tells.set(true);
+    }
+
+    /// Whether it closes, of a relay that parts since then: at once where the app is told so, else when no
+    /// request has come for a while, since one may be on its way already.
+    fn parts(&self, since: Instant, now: Instant) -> bool {
+        let waits = matches!(self.phase.get(), Phase::Fresh | Phase::Idle);
+        self.tells.get() || (waits && now.saturating_duration_since(since.max(self.since.get())) > ON_ITS_WAY)
+    }
+
     fn is_overdue(&self, limits: &DoorLimits, now: Instant) -> bool {
         let waited = now.saturating_duration_since(self.since.get());
         match self.phase.get() {
             Phase::Idle => waited > limits.idle_timeout,
-            Phase::Head => waited > limits.head_timeout,
+            Phase::Fresh | Phase::Head => waited > limits.head_timeout,
             Phase::Busy => self
                 .stalled
                 .get()
@@ -138,9 +158,14 @@ impl Pace {
 
     /// A byte of a request has come.
     pub(super) fn read_some(&self) {
-        if self.phase.get() == Phase::Idle {
-            self.phase.set(Phase::Head);
-            self.since.set(Instant::now());
+        match self.phase.get() {
+            // Its head has the time since it was accepted.
+            Phase::Fresh => self.phase.set(Phase::Head),
+            Phase::Idle => {
+                self.phase.set(Phase::Head);
+                self.since.set(Instant::now());
+            }
+            Phase::Head | Phase::Busy => {}
         }
     }
 }
@@ -150,6 +175,7 @@ impl Pace {
 pub(super) struct Sweep {
     watched: RefCell<Vec<Weak<Pace>>>,
     closing: Cell<bool>,
+    parting: Cell<Option<Instant>>,
 }
 
 impl Sweep {
@@ -161,12 +187,19 @@ impl Sweep {
         self.watched.borrow_mut().push(Rc::downgrade(pace));
     }
 
+    /// Parts from every connection, also from those to come.
+    pub(super) fn part(&self) {
+        self.parting.set(Some(Instant::now()));
+    }
+
     /// Cuts what is overdue; to be called about once a second.
     pub(super) fn sweep(&self, limits: &DoorLimits) {
         let now = Instant::now();
         self.each(|pace| {
             if pace.is_overdue(limits, now) {
                 pace.give(Order::Cut);
+            } else if self.parting.get().is_some_and(|since| pace.parts(since, now)) {
+                pace.give(Order::Close);
             }
         });
     }

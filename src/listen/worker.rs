@@ -11,6 +11,9 @@ use super::pace::{Pace, Sweep};
 use super::station::Station;
 use super::{Accepted, Phase, connection};
 
+/// How often connections are looked at while relay parts from them.
+const PARTING_SWEEP: Duration = Duration::from_millis(50);
+
 /// Serves connections until `accepted` closes and every connection has ended. `build` runs inside the
 /// worker's own runtime. Blocks the thread.
 ///
@@ -57,7 +60,18 @@ async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedRec
 }
 
 async fn close_in_time(sweep: Rc<Sweep>, station: Rc<Station>) {
-    station.draining.reaches(Phase::Closing).await;
+    station.draining.reaches(Phase::Parting).await;
+    sweep.part();
+    let rests_are_over = async {
+        loop {
+            tokio::time::sleep(PARTING_SWEEP).await;
+            sweep.sweep(&station.limits);
+        }
+    };
+    tokio::select! {
+        () = rests_are_over => {}
+        () = station.draining.reaches(Phase::Closing) => {}
+    }
     sweep.close();
 }
 

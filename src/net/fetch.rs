@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -103,8 +104,33 @@ pub enum FetchError {
 /// # Errors
 /// [`FetchError`], each kind of failure apart.
 pub async fn fetch(request: FetchRequest) -> Result<Fetched, FetchError> {
-    let allowed = request.timeout;
-    timeout(allowed, fetched(request)).await.unwrap_or(Err(FetchError::Timeout(allowed)))
+    let (allowed, limit) = (request.timeout, request.limit);
+    let whole = async { opened(request).await?.whole(limit).await };
+    timeout(allowed, whole).await.unwrap_or(Err(FetchError::Timeout(allowed)))
+}
+
+/// As [`fetch`], but each piece of a successful answer's body goes to `piece` as it comes, and none is kept: such a
+/// body may have any length. The time holds for the answer's head, and for each piece.
+///
+/// # Errors
+/// As [`fetch`]; what `piece` says, as [`FetchError::Broken`].
+pub async fn fetch_pieces(
+    request: FetchRequest,
+    mut piece: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<Fetched, FetchError> {
+    let (allowed, limit) = (request.timeout, request.limit);
+    let late = || FetchError::Timeout(allowed);
+    let mut answer = timeout(allowed, opened(request)).await.map_err(|_| late())??;
+    if !answer.head.status.is_success() {
+        return timeout(allowed, answer.whole(limit)).await.map_err(|_| late())?;
+    }
+    while let Some(frame) = timeout(allowed, answer.body.frame()).await.map_err(|_| late())? {
+        let frame = frame.map_err(|error| FetchError::Broken(error.to_string()))?;
+        if let Ok(data) = frame.into_data() {
+            piece(&data).map_err(FetchError::Broken)?;
+        }
+    }
+    Ok(Fetched { status: answer.head.status, headers: answer.head.headers, body: Vec::new() })
 }
 
 /// Why a vendor gave no answer.
@@ -132,12 +158,13 @@ pub async fn call(upstream: &Upstream, request: FetchRequest) -> Result<Fetched,
     // Boxed: dialling needs much room.
     let called = Box::pin(async {
         let (stream, _) = upstream.dial_http1().await?;
-        Ok(exchange(stream, &url, request).await?)
+        let limit = request.limit;
+        Ok(exchange(stream, &url, request).await?.whole(limit).await?)
     });
     timeout(allowed, called).await.unwrap_or(Err(FetchError::Timeout(allowed).into()))
 }
 
-async fn fetched(request: FetchRequest) -> Result<Fetched, FetchError> {
+async fn opened(request: FetchRequest) -> Result<Answer, FetchError> {
     let url: Uri = request.url.parse().map_err(|_| FetchError::Url("it is not a URL"))?;
     let resolver = Arc::new(Resolver::new(Handle::current()));
     let mut dial = Dial::unvetted(resolver, request.timeout);
@@ -166,19 +193,30 @@ fn because(cause: &(dyn std::error::Error + 'static)) -> FetchError {
     if tls { FetchError::Tls(cause.to_string()) } else { FetchError::Unreachable(cause.to_string()) }
 }
 
-async fn exchange<S>(stream: S, url: &Uri, request: FetchRequest) -> Result<Fetched, FetchError>
+/// An answer whose body is still on its way.
+struct Answer {
+    head: Parts,
+    body: Incoming,
+    _connection: Ended,
+}
+
+impl Answer {
+    async fn whole(self, limit: usize) -> Result<Fetched, FetchError> {
+        let body = read(self.body, limit).await?;
+        Ok(Fetched { status: self.head.status, headers: self.head.headers, body })
+    }
+}
+
+async fn exchange<S>(stream: S, url: &Uri, request: FetchRequest) -> Result<Answer, FetchError>
 where
     S: Read + Write + Unpin + Send + 'static,
 {
     let broken = |e: hyper::Error| FetchError::Broken(e.to_string());
-    let limit = request.limit;
     let outgoing = outgoing(url, request)?;
     let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
-    let task = Ended(tokio::spawn(async move { drop(connection.await) }));
+    let connection = Ended(tokio::spawn(async move { drop(connection.await) }));
     let (head, body) = sender.send_request(outgoing).await.map_err(broken)?.into_parts();
-    let body = read(body, limit).await;
-    drop(task);
-    Ok(Fetched { status: head.status, headers: head.headers, body: body? })
+    Ok(Answer { head, body, _connection: connection })
 }
 
 fn outgoing(url: &Uri, request: FetchRequest) -> Result<Request<Full<Bytes>>, FetchError> {

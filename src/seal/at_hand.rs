@@ -44,7 +44,7 @@ impl SealError {
     pub(super) const fn may_pass(&self) -> bool {
         match self {
             Self::Keys(KmsError::Unavailable(_) | KmsError::Denied(_))
-            | Self::Store(StoreError::Unavailable(_) | StoreError::Full)
+            | Self::Store(StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Full)
             | Self::Audit(_) => true,
             Self::Keys(KmsError::Broken(_))
             | Self::Store(StoreError::Conflict | StoreError::Damaged(_))

@@ -13,17 +13,20 @@ mod forget;
 mod intake;
 mod inventory;
 pub mod jobs;
+mod moving;
 mod policy;
 mod rebind;
 mod renew;
 mod rewrap;
+mod store_wide;
 mod summary;
 mod target;
 mod tokens;
+mod turn;
 mod versions;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
@@ -38,10 +41,13 @@ use crate::store::{Expected, SecretRow, Store, StoreError};
 
 pub use intake::{Judged, NewSecret};
 pub use inventory::{Inventory, KmsKeyUse, inventory};
+pub use moving::{KeyCheck, travels};
 pub use rebind::Was;
+pub use store_wide::store_wide;
 pub use summary::{Listing, Summary, TokenSummary, Version, Versions};
 pub use target::SealTarget;
 pub use tokens::{AtRest, Given};
+pub use turn::Turn;
 
 /// Where the store keeps the wrapped store-wide key.
 const STORE_KEY: &str = "fingerprint-key";
@@ -90,11 +96,17 @@ pub enum SealError {
     Unusable(#[from] EnvelopeError),
 }
 
+type Targets = HashMap<IntegrationName, Arc<SealTarget>>;
+
+fn by_name(targets: Vec<SealTarget>) -> Targets {
+    targets.into_iter().map(|target| (target.name.clone(), Arc::new(target))).collect()
+}
+
 /// Writes secrets.
 pub struct Sealer {
     store: Arc<dyn Store>,
     keys: Arc<DataKeys>,
-    targets: HashMap<IntegrationName, SealTarget>,
+    targets: RwLock<Targets>,
     store_key: Secret,
 }
 
@@ -109,17 +121,14 @@ impl Sealer {
         keys: Arc<DataKeys>,
         integrations: Vec<SealTarget>,
     ) -> Result<Self, SealError> {
-        let mut wrapped = store.meta(STORE_KEY).await?;
-        if wrapped.is_none() {
-            let (_, made) = keys.named(STORE_KEY, None).await?;
-            store.put_meta(STORE_KEY, Bytes::from(made.unwrap_or_default())).await?;
-            // Read back: of two that start at once on an empty store, both take the last one's key.
-            wrapped = store.meta(STORE_KEY).await?;
-        }
-        let (store_key, _) =
-            keys.named(STORE_KEY, Some(&wrapped.unwrap_or_default())).await.map_err(not_this_store)?;
-        let targets = integrations.into_iter().map(|target| (target.name.clone(), target)).collect();
+        let store_key = store_wide(&*store, &keys, STORE_KEY).await?;
+        let targets = RwLock::new(by_name(integrations));
         Ok(Self { store, keys, targets, store_key })
+    }
+
+    /// What is sealed from now on is sealed for these integrations.
+    pub fn retarget(&self, integrations: Vec<SealTarget>) {
+        *self.targets.write().unwrap_or_else(PoisonError::into_inner) = by_name(integrations);
     }
 
     /// Seals a new secret. The same idempotency key and the same secret again return the first one.
@@ -138,7 +147,7 @@ impl Sealer {
         let target = self.target(&new.integration)?;
         intake::check(&new)?;
         let NewSecret { customer, integration, label, fields, expires_at, policy, idempotency } = new;
-        policy::check(&policy, target)?;
+        policy::check(&policy, &target)?;
         let fields = intake::declared(&target.fields, fields)?;
         intake::identity(target.client_certificate.as_ref(), &fields)?;
         let place = target.freeze(&fields)?;
@@ -356,8 +365,9 @@ impl Sealer {
         Ok(listing)
     }
 
-    fn target(&self, integration: &IntegrationName) -> Result<&SealTarget, SealError> {
-        self.targets.get(integration).ok_or(SealError::UnknownIntegration)
+    fn target(&self, integration: &IntegrationName) -> Result<Arc<SealTarget>, SealError> {
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        targets.get(integration).cloned().ok_or(SealError::UnknownIntegration)
     }
 
     async fn owner(&self, id: SecretId) -> Result<Customer, SealError> {
@@ -472,17 +482,6 @@ fn touch(head: &mut Head) {
 /// A change that is nobody's: other writers see that something changed, operators see no new time.
 fn touch_quietly(head: &mut Head) {
     head.changes = head.changes.saturating_add(1);
-}
-
-/// Says what a store-wide key that does not open means, and what to do.
-fn not_this_store(error: KmsError) -> KmsError {
-    match error {
-        KmsError::Broken(why) => KmsError::Broken(format!(
-            "this store was made with another KMS key than the one configured ({why}). Start relay with the \
-             store's own key, or with an empty store"
-        )),
-        other => other,
-    }
 }
 
 /// Freezes where a secret goes; its own limits stay.

@@ -68,7 +68,7 @@ impl Sealer {
         for _ in 0..TRIES {
             let (row, mut head) = self.row(&customer, id).await?;
             if !policy.is_empty() {
-                check(&policy, self.target(&head.integration)?)?;
+                check(&policy, &*self.target(&head.integration)?)?;
             }
             let Terms { base_path, .. } = Terms::decode(&head.policy)?;
             let terms = Terms { base_path, policy: policy.clone() }.encode()?;

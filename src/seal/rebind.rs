@@ -45,7 +45,7 @@ impl Sealer {
     pub(super) fn may_rebind(&self, to: &IntegrationName, from: &Was) -> Result<(), SealError> {
         let target = self.target(to)?;
         if let Some(name) = from.integration.as_ref().filter(|name| **name != *to)
-            && self.targets.contains_key(name)
+            && self.target(name).is_ok()
         {
             let why = format!("relay.toml still has an integration {name}, whose secrets these are");
             return Err(SealError::Invalid { field: "from".to_owned(), why });
@@ -79,11 +79,11 @@ impl Sealer {
             let Some(last) = page.last() else { return Ok(false) };
             after = Some(last.id);
             for row in &page {
-                if said(&row.head, from, target) {
+                if said(&row.head, from, &target) {
                     return Ok(true);
                 }
                 for past in self.store.upkeep().past(customer, row.id).await? {
-                    if past.head.is_some_and(|head| said(&head, from, target)) {
+                    if past.head.is_some_and(|head| said(&head, from, &target)) {
                         return Ok(true);
                     }
                 }
@@ -103,7 +103,7 @@ impl Sealer {
         let mut at_hand = AtHand::new(self, customer, calls);
         let mut outcome = Outcome::default();
         let change = |head: &mut Head| {
-            let wanted = from.names(head, target);
+            let wanted = from.names(head, &target);
             if wanted {
                 head.integration = target.name.clone();
                 if target.per_customer.is_none() {
@@ -122,12 +122,12 @@ impl Sealer {
             after = Some(last.id);
             for row in page {
                 let id = row.id;
-                if said(&row.head, from, target) {
+                if said(&row.head, from, &target) {
                     let done = at_hand.reseal(row, None, &change).await;
                     outcome.count(id, done)?;
                 }
                 for past in self.store.upkeep().past(customer, id).await? {
-                    if past.head.as_ref().is_some_and(|head| said(head, from, target)) {
+                    if past.head.as_ref().is_some_and(|head| said(head, from, &target)) {
                         let done = at_hand.reseal_past(id, past, None, &change).await;
                         outcome.count(id, done)?;
                     }

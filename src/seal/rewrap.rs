@@ -6,7 +6,7 @@
 use tokio::sync::Semaphore;
 
 use super::at_hand::Outcome;
-use super::{STORE_WIDE, SealError, Sealer};
+use super::{STORE_WIDE, SealError, Sealer, TRIES};
 use crate::kms::KmsError;
 use crate::model::Customer;
 use crate::store::StoreError;
@@ -42,11 +42,21 @@ impl Sealer {
     /// The same for the keys that are nobody's: those of fingerprints and of the audit.
     pub(super) async fn rewrap_store_wide(&self) -> Result<(), SealError> {
         for name in STORE_WIDE {
-            if let Some(wrapped) = self.store.meta(name).await? {
-                let moved = self.keys.rewrap_named(name, &wrapped).await?;
-                self.store.put_meta(name, moved.into()).await?;
-            }
+            self.rewrap_named(name).await?;
         }
         Ok(())
+    }
+
+    async fn rewrap_named(&self, name: &str) -> Result<(), SealError> {
+        for _ in 0..TRIES {
+            let Some(wrapped) = self.store.meta(name).await? else { return Ok(()) };
+            let moved = self.keys.rewrap_named(name, &wrapped).await?;
+            match self.store.swap_meta(name, Some(wrapped), moved.into()).await {
+                // Another relay wrapped it anew meanwhile.
+                Err(StoreError::Conflict) => {}
+                written => return Ok(written?),
+            }
+        }
+        Err(SealError::Conflict)
     }
 }

@@ -72,6 +72,12 @@ impl InFlight {
         Self { customers: Arc::default(), secrets: Arc::default(), most }
     }
 
+    /// The same requests, with another limit.
+    #[must_use]
+    pub fn with(&self, most: usize) -> Self {
+        Self { customers: self.customers.clone(), secrets: self.secrets.clone(), most }
+    }
+
     /// What one integration may hold of it, unless it says so itself: half, so that one vendor that hangs
     /// leaves the other half.
     const fn share(&self) -> usize {

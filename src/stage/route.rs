@@ -137,9 +137,9 @@ pub struct Routes {
 
 impl Routes {
     /// The table of these routes; a name given twice keeps the last, configuration refuses that before.
-    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
-        let named: HashMap<_, _> =
-            routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect();
+    pub fn new<R: Into<Arc<Route>>>(routes: impl IntoIterator<Item = R>) -> Self {
+        let routes = routes.into_iter().map(Into::into);
+        let named: HashMap<_, Arc<Route>> = routes.map(|route| (route.name.clone(), route)).collect();
         let hosts = named.values().filter_map(|route| Some((route.own_host.clone()?, route.clone())));
         Self { hosts: hosts.collect(), named }
     }

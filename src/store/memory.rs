@@ -4,6 +4,7 @@
 //! that is what it is for. What must never enter: a file, or use by `relay run`, whose acknowledged
 //! writes would then be lost at the next start.
 
+mod moving;
 mod upkeep;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,9 @@
 
 mod leases;
 pub mod memory;
+pub mod moving;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod sled;
 mod upkeep;
 
@@ -150,6 +153,9 @@ pub enum StoreError {
     /// The engine failed or is gone.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// Whether the write was done is unknown: it may be, now or in a while. Nothing tries it again by itself.
+    #[error("whether it was written is unknown: {0}")]
+    Unknown(String),
     /// What the write expected is no longer there.
     #[error("the record was changed by someone else meanwhile")]
     Conflict,

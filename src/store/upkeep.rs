@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::Call;
+use super::moving::Moving;
 use crate::model::{Customer, DataKeyId, SecretId};
 
 /// A version that another one took the place of, with the head that it was sealed for.
@@ -91,4 +92,7 @@ pub trait Upkeep: Send + Sync {
     /// A number that grows with every write and is durable when it is told: a store that tells a lower one
     /// than before is an older copy.
     fn generation(&self) -> Call<'_, u64>;
+
+    /// What export and import work with.
+    fn moving(&self) -> &dyn Moving;
 }

@@ -47,12 +47,12 @@ use relay::net::pool::{Pool, PoolLimits, Upstream, UpstreamSettings};
 use relay::net::resolve::Resolver;
 use relay::net::tls::{Roots, client_config};
 use relay::net::vet::Egress;
-use relay::pipeline::{Entrance, Outgoing, Shared, Worker, serve};
+use relay::pipeline::{Current, Entrance, Outgoing, Shared, Worker, serve};
 use relay::seal::{NewSecret, SealTarget, Sealer};
 use relay::secret::Secret;
 use relay::stage::authenticate::{IssuerRules, TokenRules, Verdicts};
 use relay::stage::authorize::leases::Leases;
-use relay::stage::authorize::records::Records;
+use relay::stage::authorize::records::{Bounds, Records};
 use relay::stage::limits::{InFlight, Share};
 use relay::stage::record::{Budget, Ledger};
 use relay::stage::route::{Route, Routes};
@@ -259,8 +259,8 @@ async fn worker(
     let shared = Shared {
         lifecycle: Arc::new(Lifecycle::new([], parts)),
         routes: Routes::new([route(integration, &metrics, &control)]),
-        token_rules: token_rules(config, issuer),
-        records: Records::new(store, keys.clone(), limits.record_cache_bytes, &control),
+        token_rules: Arc::new(token_rules(config, issuer)),
+        records: Records::new(store, keys.clone(), (limits.record_cache_bytes, Bounds::default()), &control),
         keys,
         in_flight: InFlight::new(limits.in_flight_per_customer),
         room: relay::stage::gather::Room::default(),
@@ -271,7 +271,7 @@ async fn worker(
     };
     let worker = Worker {
         leases: Leases::new(shared.records.clone()),
-        shared: Arc::new(shared),
+        current: Current::of(tokio::sync::watch::channel(Arc::new(shared)).1),
         verdicts: Verdicts::new(10_000),
         pool: Pool::new(PoolLimits {
             idle_per_origin: limits.idle_per_origin,
@@ -320,7 +320,7 @@ fn token_rules(config: &Config, issuer: &LocalIssuer) -> TokenRules {
         max_lifetime: callers.max_lifetime,
         leeway: callers.leeway,
     };
-    TokenRules::new(vec![rules], Generation::default())
+    TokenRules::new(vec![rules], Generation::default(), 0)
 }
 
 fn route(integration: &Integration, metrics: &Metrics, control: &Handle) -> Route {

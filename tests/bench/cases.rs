@@ -45,6 +45,7 @@ pub fn run(plan: &Plan, field: &Field, name: &str) -> u64 {
         "many" => many::run(plan, field),
         "synced" => synced(plan, field),
         "rate" => rate::run(plan, field),
+        "before" => before(plan, field),
         other => panic!("there is no case {other}"),
     }
 }
@@ -95,7 +96,7 @@ pub fn total(name: &str, rows: &[Row]) -> Summary {
 
 /// Each request waits until its record is on the disk, together with its neighbours.
 fn synced(plan: &Plan, field: &Field) -> u64 {
-    let (other, _) = Contender::relay(plan, &field.vendor, "synced");
+    let (other, _) = Contender::relay(&plan.relay, &field.vendor, "synced");
     let get = |relay: &Contender| vec![relay.request("GET", "/1k", 0)];
     let runners =
         [one_kib("written", field.relay(), get(field.relay())), one_kib("synced", &other, get(&other))];
@@ -107,4 +108,26 @@ fn synced(plan: &Plan, field: &Field) -> u64 {
     summary.ratio("written", rows[1].beside(&rows[0]));
     summary.figure("synced_per_second", rows[1].median(|turn| turn.per_second));
     summary.print(plan)
+}
+
+/// An earlier relay beside this one: what was added since must not cost requests that do not use it.
+fn before(plan: &Plan, field: &Field) -> u64 {
+    let program = plan.before.as_ref().expect("the case `before` wants an earlier relay: BEFORE=FILE");
+    let (other, _) = Contender::relay(program, &field.vendor, "written");
+    let mut failed = 0;
+    for (name, path, answer) in [("before1k", "/1k", 1024), ("before64k", "/64k", 64 << 10)] {
+        let runner = |name: &str, proxy| {
+            let request = vec![Contender::request(proxy, "GET", path, 0)];
+            let load = move |seconds| load(proxy.address, &request, answer, CONNECTIONS, seconds);
+            Runner { name: name.to_owned(), proxy, load: Box::new(load) }
+        };
+        let rows = race(plan, Per::Request, &[runner("relay", field.relay()), runner("before", &other)]);
+        print(&format!("{name}: GET {path}, an earlier relay"), Per::Request, &rows, "before");
+        let mut summary = total(name, &rows);
+        summary.figure("relay_us", rows[0].cpu_us());
+        summary.figure("before_us", rows[1].cpu_us());
+        summary.ratio("before", rows[0].beside(&rows[1]));
+        failed += summary.print(plan);
+    }
+    failed
 }

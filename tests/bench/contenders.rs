@@ -48,12 +48,12 @@ impl Field {
     pub fn set(plan: &Plan) -> Self {
         plan.say("starting the vendor and the contenders");
         let vendor = Vendor::start();
-        let (relay, token) = Contender::relay(plan, &vendor, "written");
+        let (relay, token) = Contender::relay(&plan.relay, &vendor, "written");
         let wrong = wrong_token(plan);
         relay.prove(Some(&wrong));
         prove_failures_count(&relay, &wrong);
         let mut contenders = vec![relay];
-        if plan.cases.iter().any(|case| !["many", "synced", "rate"].contains(&case.as_str())) {
+        if plan.cases.iter().any(|case| !["many", "synced", "rate", "before"].contains(&case.as_str())) {
             let folder = contenders[0].stage().folder.path().to_owned();
             contenders.extend(others(plan, &vendor, &folder, &token));
         }
@@ -97,9 +97,9 @@ fn others(plan: &Plan, vendor: &Vendor, folder: &Path, token: &str) -> Vec<Conte
 
 impl Contender {
     /// `relay run` on disk with one secret; and its customer's token.
-    pub fn relay(plan: &Plan, vendor: &Vendor, durability: &str) -> (Self, String) {
+    pub fn relay(program: &Path, vendor: &Vendor, durability: &str) -> (Self, String) {
         let upstream = format!("https://localhost:{}", vendor.address().port());
-        let mut stage = Stage::set(&plan.relay, "workers = 1", &integration("vendor", &upstream, &vendor.ca));
+        let mut stage = Stage::set(program, "workers = 1", &integration("vendor", &upstream, &vendor.ca));
         let text = std::fs::read_to_string(stage.config()).unwrap();
         let parts = text.split_once("durability = \"written\"").expect("relay init writes the durability");
         std::fs::write(stage.config(), format!("{}durability = \"{durability}\"{}", parts.0, parts.1))

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// The names of the cases, in the order in which they run.
-pub const CASES: [&str; 7] = ["get1k", "get64k", "post16k", "get10m", "many", "synced", "rate"];
+pub const CASES: [&str; 8] = ["get1k", "get64k", "post16k", "get10m", "many", "synced", "rate", "before"];
 
 /// The core of whatever is measured.
 pub const PROXY_CPU: &str = "0";
@@ -18,13 +18,16 @@ pub struct Plan {
     pub relay: PathBuf,
     pub bare: PathBuf,
     pub envoy: PathBuf,
+    /// An earlier relay, for the case of that name.
+    pub before: Option<PathBuf>,
     pub commit: String,
 }
 
 impl Plan {
-    /// `--relay FILE --bare FILE --envoy FILE [--commit HASH] [--small] [CASE...]`
+    /// `--relay FILE --bare FILE --envoy FILE [--before FILE] [--commit HASH] [--small] [CASE...]`
     pub fn of(arguments: &[String]) -> Option<Self> {
         let (mut relay, mut bare, mut envoy, mut commit) = (None, None, None, None);
+        let mut before = None;
         let (mut small, mut asked) = (false, Vec::new());
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
@@ -33,15 +36,20 @@ impl Plan {
                 "--relay" => relay = Some(PathBuf::from(words.next()?)),
                 "--bare" => bare = Some(PathBuf::from(words.next()?)),
                 "--envoy" => envoy = Some(PathBuf::from(words.next()?)),
+                "--before" => before = Some(PathBuf::from(words.next()?)),
                 "--commit" => commit = Some(words.next()?.clone()),
                 case if CASES.contains(&case) => asked.push(case.to_owned()),
                 _ => return None,
             }
         }
-        let wanted = |name: &&str| asked.is_empty() || asked.iter().any(|one| one == name);
+        let unasked = |name: &str| name != "before" || before.is_some();
+        let wanted = |name: &&str| match asked.is_empty() {
+            true => unasked(name),
+            false => asked.iter().any(|one| one == name),
+        };
         let cases = CASES.iter().filter(|name| wanted(name)).map(|name| (*name).to_owned()).collect();
         let commit = commit.unwrap_or_else(|| "unknown".to_owned());
-        Some(Self { small, cases, relay: relay?, bare: bare?, envoy: envoy?, commit })
+        Some(Self { small, cases, relay: relay?, bare: bare?, envoy: envoy?, before, commit })
     }
 
     pub fn rounds(&self) -> usize {

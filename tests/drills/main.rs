@@ -49,6 +49,8 @@ mod stage;
 mod stock;
 /// System calls per request.
 mod strace;
+/// Apps against replicas that come and go.
+mod traffic;
 
 /// How often the KMS is called.
 mod calls;
@@ -60,6 +62,8 @@ mod clock;
 mod core;
 /// Disks that are full.
 mod diskfull;
+/// Two replicas take turns under load, each told to stop while streams run.
+mod drain;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -68,6 +72,8 @@ mod guess;
 mod kill9;
 /// Every spelling of a credential in every coding, cut at every place: none reaches the app.
 mod matrix;
+/// A store as large as a large SaaS has it is exported and imported elsewhere: the same, fast, in flat memory.
+mod moving;
 /// One customer that asks for far too much leaves its neighbours alone.
 mod neighbours;
 /// Another customer's UUID is answered as an unknown one, and as fast.
@@ -76,8 +82,12 @@ mod oracle;
 mod outage;
 /// A name whose addresses change from answer to answer leads to no address that may not be called.
 mod rebind;
+/// relay.toml is read again under load, good and broken in turn.
+mod reload;
 /// Every request of a load is answered and recorded, and the record shows every edit.
 mod requests;
+/// What is stopped on one replica is stopped on the other, also while that one hears nothing.
+mod revoke;
 /// Keys are rotated under load without a failed request, and killed in the middle without a loss.
 mod rotate;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
@@ -103,7 +113,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 22] = [
+const DRILLS: [(&str, Drill); 26] = [
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -123,6 +133,10 @@ const DRILLS: [(&str, Drill); 22] = [
     ("calls", calls::run),
     ("rotate", rotate::run),
     ("neighbours", neighbours::run),
+    ("revoke", revoke::run),
+    ("move", moving::run),
+    ("drain", drain::run),
+    ("reload", reload::run),
     ("diskfull", diskfull::run),
     ("slowdisk", slowdisk::run),
     ("clock", clock::run),

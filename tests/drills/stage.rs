@@ -94,10 +94,29 @@ impl Stage {
     /// Puts these lines into `[keys]` in the place of what stands there. The relay of a stage that runs is
     /// none the wiser.
     pub fn keep_keys_by(&self, lines: &str) {
+        self.put_section("keys", lines);
+    }
+
+    /// The same for `[store]`.
+    pub fn keep_in(&self, lines: &str) {
+        self.put_section("store", lines);
+    }
+
+    fn put_section(&self, name: &str, lines: &str) {
         let text = std::fs::read_to_string(self.config()).unwrap();
-        let (before, keys) = text.split_once("[keys]\n").expect("a section of keys");
-        let (_, after) = keys.split_once("\n[").expect("a section behind it");
-        std::fs::write(self.config(), format!("{before}[keys]\n{lines}\n[{after}")).unwrap();
+        let head = format!("[{name}]\n");
+        let (before, section) = text.split_once(&head).expect("a section of that name");
+        let (_, after) = section.split_once("\n[").expect("a section behind it");
+        std::fs::write(self.config(), format!("{before}{head}{lines}\n[{after}")).unwrap();
+    }
+
+    /// Takes over another stage's keys, issuer and admin token: a second relay for the same callers, operators and
+    /// store, called `name`.
+    pub fn beside(&mut self, other: &Self, name: &str) {
+        for file in ["relay.key", "issuer.key", "jwks.json", "admin.token"] {
+            std::fs::copy(other.folder.path().join(file), self.folder.path().join(file)).unwrap();
+        }
+        self.environment.push(("RELAY__AUDIT__REPLICA".to_owned(), name.to_owned()));
     }
 
     /// Puts another text into relay.toml in the place of one that stands there once.
@@ -114,6 +133,11 @@ impl Stage {
     /// Ends it in order.
     pub fn stop(&mut self) {
         self.relay.take().expect("relay runs").stop();
+    }
+
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.relay.as_mut().expect("relay runs").has_ended()
     }
 
     /// kill -9
@@ -162,10 +186,16 @@ impl Stage {
         client.request(method, path, &headers, body.as_bytes())
     }
 
-    /// `relay WORDS... --config relay.toml`, with `input` on stdin.
-    pub fn command(&self, words: &[&str], input: &str) -> Output {
+    /// `relay WORDS... --config relay.toml`, to be started.
+    pub fn prepared(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--config").arg(self.config());
+        command
+    }
+
+    /// `relay WORDS... --config relay.toml`, with `input` on stdin.
+    pub fn command(&self, words: &[&str], input: &str) -> Output {
+        let mut command = self.prepared(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Process::start(&mut command);
         // A relay that is gone lets the command end without reading.

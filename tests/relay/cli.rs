@@ -21,6 +21,10 @@ use crate::rig::vendor::{self, Vendor};
 
 /// Keys, customers, integrations and versions.
 mod keys;
+/// The store as a whole: exported, imported, restored.
+mod moving;
+/// Signals, and what a supervisor is told.
+mod service;
 
 /// A folder made by `relay init --local-issuer`, with an integration at a real vendor.
 struct Home {
@@ -128,7 +132,11 @@ impl Home {
 
     /// Starts `relay run` with its log at TRACE and waits until it runs.
     fn run(&mut self) {
-        let mut command = self.command(&["run"]);
+        self.run_as(&["run"]);
+    }
+
+    fn run_as(&mut self, words: &[&str]) {
+        let mut command = self.command(words);
         command.env("RELAY_LOG", "trace").stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let (said, hears) = std::sync::mpsc::channel();

@@ -162,7 +162,7 @@ fn five_mistakes_give_five_errors_in_the_order_of_the_file() {
     let text = GOOD
         .replace("127.0.0.1:8480", "localhost:8480")
         .replace("[\"ES256\"]", "[\"none\"]")
-        .replace("\"sled\"", "\"postgres\"")
+        .replace("\"sled\"", "\"redis\"")
         .replace("https://erp", "ftp://erp")
         .replace("{token}", "{tokn}");
     assert_eq!(
@@ -170,7 +170,7 @@ fn five_mistakes_give_five_errors_in_the_order_of_the_file() {
         [
             "relay.toml:2:10: [server] listen is not an IP address and a port",
             "relay.toml:7:15: this is no algorithm that relay accepts",
-            "relay.toml:13:10: [store] engine \"postgres\" is not built into relay yet",
+            "relay.toml:13:10: [store] engine is not one of those that relay has",
             "relay.toml:20:12: [integrations.erp] upstream is neither https nor http",
             "relay.toml:21:47: inject of [integrations.erp]: {tokn} is not one of its fields; did you mean {token}?",
         ]
@@ -242,6 +242,15 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"transit\"\naddress = \"https://bao.example:8200\"\nkey = \"relay\"\ntoken = \"hvs.literal\"", r#"13:9: [keys] token is a secret and may not stand in relay.toml itself | write token = "file:PATH" or token = "env:NAME", and replace this secret"#),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ncontext = \"secret\"", r#"12:11: [keys] context is not one of those that relay has | write "name" or "hash""#),
     ("path = \"relay.db\"", "path = \"relay.db\"\nretain = \"1s\"", r#"15:10: [store] retain must be from 1m to 10years | write a duration from 1m to 10years"#),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"", r#"12:2: [store] has no url | write url = "env:RELAY_STORE_URL", which holds postgres://USER@HOST:5432/DATABASE"#),
+    ("engine = \"sled\"", "engine = \"postgres\"\nurl = \"postgres://relay@db/relay\"", r#"15:1: [store] path means nothing to engine = "postgres" | remove it, or name another engine"#),
+    ("path = \"relay.db\"", "path = \"relay.db\"\nconnections = 4", r#"15:1: [store] connections means nothing to engine = "sled" | remove it, or name another engine"#),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"\nurl = \"postgres://relay:hunter2@db/relay\"", r#"14:7: [store] url holds a password and may not stand in relay.toml itself | write url = "env:NAME", and replace this password"#),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"\nurl = \"postgres://db/relay?user=relay&password=hunter2\"", r#"14:7: [store] url holds a password and may not stand in relay.toml itself | write url = "env:NAME", and replace this password"#),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"\nurl = \"mysql://relay@db/relay\"", r#"14:7: [store] url is no URL of PostgreSQL | write url = "env:RELAY_STORE_URL", which holds postgres://USER@HOST:5432/DATABASE"#),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"\nurl = \"postgres://relay@db/relay\"\npassword = \"hunter2\"", r#"15:12: [store] password is a secret and may not stand in relay.toml itself | write password = "file:PATH" or password = "env:NAME", and replace this secret"#),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"\nurl = \"postgres://relay@db/relay\"\nconnections = 0", "15:15: [store] connections must be a whole number from 1 to 1000 | write a number from 1 to 1000"),
+    ("engine = \"sled\"\npath = \"relay.db\"", "engine = \"postgres\"\nurl = \"postgres://relay@db/relay\"\nca_file = \"ca.pem\"\nplaintext_danger = true", "16:20: [store] ca_file means nothing beside plaintext_danger = true | remove one of them"),
     ("provider = \"local\"\nfile = \"relay.key\"", "provider = \"local\"\nfile = \"relay.key\"\ndata_key_max_age = \"1s\"", r#"12:20: [keys] data_key_max_age must be from 1h to 10years | write a duration from 1h to 10years"#),
     ("file = \"relay.key\"", "file = \"relay.key\"\nrefresh_after = \"100ms\"", "12:17: [keys] refresh_after must be from 1s to 1day | write a duration from 1s to 1day"),
     ("file = \"relay.key\"", "file = \"relay.key\"\nserve_at_most = \"2days\"", "12:17: [keys] serve_at_most must be from 2s to 1day | write a duration from 2s to 1day"),

@@ -18,9 +18,10 @@ use relay::jwks::Times;
 use relay::kms::Kms;
 use relay::model::{Customer, DataKeyId, SecretId};
 use relay::refusal::Code;
+use relay::stage::authorize::records::Bounds;
 use relay::store::memory::Memory;
-use relay::store::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
-use tokio::sync::broadcast;
+use relay::store::{Call, Change, Expected, Feed, SecretRow, Store, StoreError, Upkeep};
+use tokio::sync::{broadcast, watch};
 
 use crate::rig::client::{self, Client};
 use crate::rig::issuer::{Issuer, Says};
@@ -35,13 +36,26 @@ const RECOVERY: Duration = Duration::from_secs(5);
 const NOT_PRODUCED: [(State, &str); 0] = [];
 
 /// What the doubles are told.
-#[derive(Default)]
 struct Switches {
     store_fails: AtomicBool,
     store_full: AtomicBool,
+    feed: watch::Sender<Feed>,
     audit_fails: AtomicBool,
     audit_hangs: AtomicBool,
     clock_ahead: AtomicU64,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            store_fails: AtomicBool::default(),
+            store_full: AtomicBool::default(),
+            feed: watch::Sender::new(Feed::Live),
+            audit_fails: AtomicBool::default(),
+            audit_hangs: AtomicBool::default(),
+            clock_ahead: AtomicU64::default(),
+        }
+    }
 }
 
 impl Switches {
@@ -84,6 +98,10 @@ impl Scene {
             stale: if state == State::IssuerKeysMissing { 5 * moment } else { day },
             ..Times::default()
         };
+        // A minute, where that is what is waited for.
+        let gone =
+            if state == State::StoreLost { Duration::from_millis(700) } else { Bounds::default().gone };
+        let bounds = Bounds { gone, ..Bounds::default() };
         let switches: Arc<Switches> = Arc::default();
         let (kms, earlier) = (Told::new("current"), Told::new("earlier"));
         let store: Arc<Memory> = Arc::default();
@@ -101,6 +119,7 @@ impl Scene {
                     store: Some(Arc::new(Shelf { inner: store.clone(), switches: switches.clone() })),
                     sink: Some(Box::new(Disk { inner: MemorySink::default(), switches: switches.clone() })),
                     key_times,
+                    bounds,
                     wall_clock: Some(Arc::new(move || wall.wall())),
                     ..Options::default()
                 }
@@ -142,6 +161,11 @@ impl Scene {
         match state {
             State::StoreFails => self.switches.store_fails.store(true, SeqCst),
             State::StoreFull => self.switches.store_full.store(true, SeqCst),
+            State::StoreLost => {
+                self.switches.store_fails.store(true, SeqCst);
+                self.switches.feed.send_replace(Feed::Gone);
+            }
+            State::FeedLost => drop(self.switches.feed.send_replace(Feed::Deaf)),
             State::AuditFails => self.switches.audit_fails.store(true, SeqCst),
             State::AuditHangs => self.switches.audit_hangs.store(true, SeqCst),
             State::KmsUnavailable => self.kms.be(Mood::Fails),
@@ -173,6 +197,7 @@ impl Scene {
             switch.store(false, SeqCst);
         }
         self.switches.clock_ahead.store(0, SeqCst);
+        self.switches.feed.send_replace(Feed::Live);
         self.kms.be(Mood::Well);
         self.earlier.be(Mood::Well);
         self.bridge.open();
@@ -410,7 +435,9 @@ fn the_table_that_users_read_is_the_one_in_code() {
     for state in State::ALL {
         let name = match state {
             State::StoreFails => "the store fails, or is being opened again",
+            State::StoreLost => "several relays use the store, and it failed for 60 s",
             State::StoreFull => "the store's disk is full",
+            State::FeedLost => "the store answers, but does not tell of changes",
             State::AuditFails => "the audit cannot be written",
             State::AuditHangs => "the audit takes over 250 ms for a write",
             State::KmsUnavailable => "the KMS gives no answer",
@@ -604,5 +631,8 @@ impl Store for Shelf {
     }
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.inner.changes()
+    }
+    fn feed(&self) -> watch::Receiver<Feed> {
+        self.switches.feed.subscribe()
     }
 }

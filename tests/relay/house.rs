@@ -162,6 +162,7 @@ fn plaintext_is_exposed_only_where_the_design_says() {
         "stage/sign/",     // signs with it
         "stage/unseal.rs", // hands a client certificate to a handshake
         "stage/scrub/",    // looks for it in the answer
+        "store/postgres/", // hands the URL and the password to the driver
         "jwks/",           // the HS256 key; the token that an issuer wants to be shown
         "audit/anchor.rs", // the signing seed
         "lifecycle/",      // puts it into a token request, and out of the words of its answer

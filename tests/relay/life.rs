@@ -1,5 +1,9 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use relay::app::{Options, start};
@@ -22,7 +26,7 @@ fn refuses_to_start(rig: &Rig, toml: &str) -> String {
     let runtime = Runtime::new().unwrap();
     let started = runtime.block_on(start(config, runtime.handle().clone()));
     let error = started.map(|_| ()).expect_err("it starts");
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     error.to_string()
 }
 
@@ -292,13 +296,13 @@ fn what_waits_in_memory_for_a_slow_app_is_sent_before_relay_ends() {
             "GET /vendor/{id}/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
         ));
         rig.audit_until(|records| records.iter().any(|r| r["kind"] == "intent"));
-        std::thread::sleep(std::time::Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(150));
         if rig.running().metrics().in_flight().get() > 0 {
             continue;
         }
         waited += 1;
         let reader = std::thread::spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
             client.answer("GET")
         });
         rig.stop();
@@ -306,4 +310,130 @@ fn what_waits_in_memory_for_a_slow_app_is_sent_before_relay_ends() {
         assert!(answer.body.len() == size && !answer.cut, "{} of {size} bytes", answer.body.len());
     }
     assert!(waited > 0, "no answer was ever wholly read from the vendor before the app read it");
+}
+
+/// Reads one answer with a length.
+fn answer_on(stream: &mut (impl Read + ?Sized)) -> String {
+    let mut text = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        if memchr::memmem::find(&text, b"\r\n\r\nok").is_some() {
+            return String::from_utf8(text).unwrap();
+        }
+        let read = stream.read(&mut piece).expect("an answer");
+        assert!(read > 0, "closed after {}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&piece[..read]);
+    }
+}
+
+#[test]
+fn what_waits_before_a_closing_door_is_served_and_nobody_comes_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sock");
+    let settings = Settings {
+        // One connection at a time: the others wait in the kernel's queue.
+        server: "limits = { connections = 1 }".to_owned(),
+        integration: format!("{}\nlisten = \"unix:{}\"", Settings::default().integration, path.display()),
+        ..Settings::default()
+    };
+    let mut rig = Rig::with(settings, |_, out| vendor::answer(out, 200, &[], b"ok"));
+    let (id, token) = (rig.secret("acme"), rig.token("acme"));
+    let (app, admin) = (rig.app(), rig.running().admin);
+    let mut holder = rig.client();
+    let auth = format!("Bearer {token}");
+    assert_eq!(
+        holder.request("GET", &format!("/vendor/{id}/x"), &[("authorization", &auth)], b"").status,
+        200
+    );
+    let head = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: {auth}\r\nrelay-secret: {id}\r\n\r\n")
+    };
+    let mut waiting: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(app).unwrap()).collect();
+    waiting.iter_mut().for_each(|stream| stream.write_all(head("/vendor/x").as_bytes()).unwrap());
+    let mut local = UnixStream::connect(&path).unwrap();
+    local.write_all(head("/x").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    local.set_nonblocking(true).unwrap();
+    assert!(local.read(&mut [0; 1]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock), "it waits");
+    local.set_nonblocking(false).unwrap();
+    let stopping = std::thread::spawn(move || {
+        for stream in &mut waiting {
+            let answer = answer_on(stream).to_ascii_lowercase();
+            assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+        }
+        let answer = answer_on(&mut local).to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+        assert!(TcpStream::connect(app).is_err() && UnixStream::connect(&path).is_err() && !path.exists());
+        drop(holder);
+        admin
+    });
+    rig.stop();
+    stopping.join().unwrap();
+}
+
+#[test]
+fn an_idle_connection_is_closed_before_the_grace_is_over_and_http2_is_told_to_go() {
+    let mut rig = Rig::with(Settings { server: String::new(), ..Settings::default() }, |_, out| {
+        vendor::answer(out, 200, &[], b"ok")
+    });
+    let (id, token) = (rig.secret("acme"), rig.token("acme"));
+    let auth = format!("Bearer {token}");
+    let mut idle = rig.client();
+    assert_eq!(idle.request("GET", &format!("/vendor/{id}/x"), &[("authorization", &auth)], b"").status, 200);
+    let mut h2 = TcpStream::connect(rig.app()).unwrap();
+    // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
+    h2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let listening = std::thread::spawn(move || {
+        let begun = Instant::now();
+        let mut frames = Vec::new();
+        let _ = h2.read_to_end(&mut frames);
+        assert!(begun.elapsed() < Duration::from_millis(1900), "http2 went after {:?}", begun.elapsed());
+        assert!(idle.is_closed());
+        frames
+    });
+    let begun = Instant::now();
+    rig.stop();
+    assert!(begun.elapsed() < Duration::from_millis(1900), "nothing held it: {:?}", begun.elapsed());
+    let mut frames = listening.join().unwrap();
+    let mut kinds = Vec::new();
+    while frames.len() >= 9 {
+        let length = usize::from(frames[0]) << 16 | usize::from(frames[1]) << 8 | usize::from(frames[2]);
+        kinds.push(frames[3]);
+        frames.drain(..(9 + length).min(frames.len()));
+    }
+    assert!(kinds.contains(&7), "no GOAWAY among {kinds:?}");
+}
+
+#[test]
+fn a_balancer_that_asks_has_the_configured_delay_to_go_elsewhere() {
+    let settings = Settings { server: "drain_delay = \"800ms\"".to_owned(), ..Settings::default() };
+    let mut rig = Rig::with(settings, |_, out| vendor::answer(out, 200, &[], b"ok"));
+    let (id, token) = (rig.secret("acme"), rig.token("acme"));
+    let (app, admin, shown) = (rig.app(), rig.running().admin, rig.shown.clone());
+    assert_eq!(rig.admin("GET", "/startupz", None).status, 200);
+    let balancer = std::thread::spawn(move || {
+        let begun = Instant::now();
+        while crate::rig::client::Client::connect(admin, shown.clone())
+            .request("GET", "/readyz", &[], b"")
+            .status
+            == 200
+        {
+            assert!(begun.elapsed() < Duration::from_millis(600), "it still says that it is ready");
+        }
+        let mut client = crate::rig::client::Client::connect(app, shown);
+        let headers = [("authorization", format!("Bearer {token}"))];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        for _ in 0..2 {
+            let answer = client.request("GET", &format!("/vendor/{id}/x"), &headers, b"");
+            assert_eq!((answer.status, answer.header("connection")), (200, None), "as before");
+        }
+        while TcpStream::connect(app).is_ok() {
+            assert!(begun.elapsed() < Duration::from_millis(1800), "the door never closes");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(begun.elapsed() > Duration::from_millis(700), "{:?}", begun.elapsed());
+    });
+    rig.stop();
+    balancer.join().unwrap();
 }

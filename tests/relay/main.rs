@@ -88,6 +88,10 @@ mod pool;
 mod reflection;
 /// Every refusal: its code, its status, its order, and what the operator learns.
 mod refusals;
+/// relay.toml is read again: all of it or none, and nothing under way notices.
+mod reload;
+/// Several relays on one store: what happens on one holds on all, and each knows how long it may go without the store.
+mod replicas;
 /// A secret that is revoked ends what it opened.
 mod revocation;
 /// Keys are rotated, moved and forgotten while requests go on.

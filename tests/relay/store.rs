@@ -16,6 +16,11 @@ use uuid::Uuid;
 
 /// A process that writes is killed at random moments.
 mod crash;
+/// A store as one stream of bytes, and back.
+mod moving;
+/// What only an engine behind a network can break: losing it, other replicas, its roles and its schema.
+#[cfg(feature = "postgres")]
+mod postgres;
 /// What only an engine with a folder can break.
 mod sled;
 /// What rotation, forgetting and erasing ask of every engine.
@@ -27,13 +32,19 @@ struct Case {
     _folder: Option<TempDir>,
 }
 
-fn every_engine() -> Vec<Case> {
+async fn every_engine() -> Vec<Case> {
     let folder = TempDir::new().unwrap();
     let sled = Sled::open(&folder.path().join("db"), Handle::current()).unwrap();
-    vec![
+    let mut every = vec![
         Case { name: "memory", store: Arc::new(Memory::new()), _folder: None },
         Case { name: "sled", store: Arc::new(sled), _folder: Some(folder) },
-    ]
+    ];
+    #[cfg(feature = "postgres")]
+    if let Some(server) = tokio::task::spawn_blocking(crate::rig::postgres::shared).await.unwrap() {
+        let store = postgres::open(&server.database()).await;
+        every.push(Case { name: "postgres", store: Arc::new(store), _folder: None });
+    }
+    every
 }
 
 fn customer(name: &str) -> Customer {
@@ -52,7 +63,7 @@ fn long(bytes: usize) -> Bytes {
 
 #[tokio::test]
 async fn a_foreign_customer_is_a_plain_miss() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, theirs, id) = (customer("acme"), customer("globex"), SecretId::random());
         store.put_secret(row(&ours, id, 1, "sealed"), Expected::Absent).await.unwrap();
         assert_eq!(store.secret(&theirs, id).await.unwrap(), None, "{name}");
@@ -65,7 +76,7 @@ async fn a_foreign_customer_is_a_plain_miss() {
 
 #[tokio::test]
 async fn a_customer_whose_name_begins_anothers_sees_nothing_of_it() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         // "b" is 0x62: 98 bytes of name behind a length of 98 is what a missing length would confuse.
         let names = ["a", "aa", "a b", "a\u{a0}", "b", "B", &"b".repeat(98), &"b".repeat(128)];
         let all = names.map(customer);
@@ -90,7 +101,7 @@ async fn a_customer_whose_name_begins_anothers_sees_nothing_of_it() {
 
 #[tokio::test]
 async fn a_write_that_expected_something_else_changes_nothing() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, theirs, id) = (customer("acme"), customer("globex"), SecretId::random());
         let head = |text: &'static str| Expected::Head(Bytes::from_static(text.as_bytes()));
         let first = row(&ours, id, 1, "one");
@@ -120,7 +131,7 @@ async fn a_write_that_expected_something_else_changes_nothing() {
 
 #[tokio::test]
 async fn of_many_writers_that_expect_the_same_head_one_wins() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id) = (customer("acme"), SecretId::random());
         store.put_secret(row(&ours, id, 1, "first"), Expected::Absent).await.unwrap();
         let racers = (2..10u32).map(|version| {
@@ -142,7 +153,7 @@ async fn of_many_writers_that_expect_the_same_head_one_wins() {
 
 #[tokio::test]
 async fn a_new_version_is_the_current_one_and_an_old_one_can_be_put_back() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id) = (customer("acme"), SecretId::random());
         // Longer, shorter, the same bytes under a new head, and back to an older version's number.
         let steps = [(1, long(9000)), (2, long(20_000)), (3, long(10)), (3, long(10)), (1, long(9000))];
@@ -160,7 +171,7 @@ async fn a_new_version_is_the_current_one_and_an_old_one_can_be_put_back() {
 
 #[tokio::test]
 async fn a_list_is_in_the_order_of_ids_and_its_pages_meet() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, before, behind) = (customer("bbb"), customer("bba"), customer("bbc"));
         let mut ids: Vec<_> = (0..23).map(|_| SecretId::random()).collect();
         ids.extend([SecretId::from_bytes([0; 16]), SecretId::from_bytes([255; 16])]);
@@ -188,7 +199,7 @@ async fn a_list_is_in_the_order_of_ids_and_its_pages_meet() {
 
 #[tokio::test]
 async fn a_customer_has_one_active_data_key_and_keeps_it() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, theirs) = (customer("acme"), customer("globex"));
         let (first, second) = (DataKeyId::random(), DataKeyId::random());
         assert_eq!(store.active_data_key(&ours).await.unwrap(), None, "{name}");
@@ -208,7 +219,7 @@ async fn a_customer_has_one_active_data_key_and_keeps_it() {
 
 #[tokio::test]
 async fn a_store_wide_record_is_the_one_last_written() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         assert_eq!(store.meta("anchor").await.unwrap(), None, "{name}");
         // Growing, shrinking and empty: no piece of a longer one may be left behind.
         for value in [long(3), long(30_000), Bytes::new(), long(4091), long(4092), long(1)] {
@@ -223,7 +234,7 @@ async fn a_store_wide_record_is_the_one_last_written() {
 
 #[tokio::test]
 async fn a_store_wide_record_is_swapped_only_where_the_expected_one_stands() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (one, two) = (Bytes::from("1"), Bytes::from("2"));
         let conflict = |swapped| matches!(swapped, Err(StoreError::Conflict));
         assert!(
@@ -244,7 +255,7 @@ async fn a_store_wide_record_is_swapped_only_where_the_expected_one_stands() {
 
 #[tokio::test]
 async fn a_lease_has_one_holder_and_ends_by_itself() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
         let (long, short) = (Duration::from_secs(60), Duration::from_millis(50));
         assert!(store.lease("jobs", one, long).await.unwrap(), "{name}");
@@ -264,7 +275,7 @@ async fn a_lease_has_one_holder_and_ends_by_itself() {
 
 #[tokio::test]
 async fn an_id_leads_to_its_owner_until_it_is_removed() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id, other) = (customer("acmé"), SecretId::random(), SecretId::random());
         store.put_secret(row(&ours, id, 1, "sealed"), Expected::Absent).await.unwrap();
         assert_eq!(store.owner(id).await.unwrap(), Some(ours.clone()), "{name}");
@@ -276,7 +287,7 @@ async fn an_id_leads_to_its_owner_until_it_is_removed() {
 
 #[tokio::test]
 async fn a_removed_secret_is_gone_with_all_its_versions_and_only_it() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id, other) = (customer("acme"), SecretId::random(), SecretId::random());
         store.put_secret(row(&ours, other, 1, long(9000)), Expected::Absent).await.unwrap();
         store.put_secret(row(&ours, id, 1, long(9000)), Expected::Absent).await.unwrap();
@@ -298,7 +309,7 @@ async fn a_removed_secret_is_gone_with_all_its_versions_and_only_it() {
 
 #[tokio::test]
 async fn the_change_feed_has_each_write_by_the_time_it_is_acknowledged() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id) = (customer("acme"), SecretId::random());
         let mut feed = store.changes();
         let secret = Change::Secret(ours.clone(), id);
@@ -318,7 +329,7 @@ async fn the_change_feed_has_each_write_by_the_time_it_is_acknowledged() {
 
 #[tokio::test]
 async fn a_record_of_64_kib_comes_back_as_it_went_in() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let ours = customer("acme");
         for bytes in [0, 1, 4090, 4091, 4092, 2 * 4091, 2 * 4091 + 1, 64 << 10, (64 << 10) + 300] {
             let row = row(&ours, SecretId::random(), 1, long(bytes));
@@ -330,7 +341,7 @@ async fn a_record_of_64_kib_comes_back_as_it_went_in() {
 
 #[tokio::test]
 async fn tokens_are_written_kept_and_deleted_with_their_row() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id) = (customer("acme"), SecretId::random());
         let with = |head: &'static str, tokens: Option<Bytes>| SecretRow {
             head: Bytes::from_static(head.as_bytes()),

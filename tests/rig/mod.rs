@@ -14,9 +14,13 @@ pub mod kms;
 pub mod logs;
 pub mod oauth;
 pub mod packing;
+#[cfg(feature = "postgres")]
+pub mod pair;
+pub mod postgres;
 pub mod spellings;
 pub mod vendor;
 pub mod vendor_http2;
+pub mod way;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -17,7 +17,7 @@ use crate::cli::token::LocalIssuer;
 use crate::config::template::Template;
 use crate::config::{
     Admin, Algorithm, Audit, CallerKeys, Callers, Claim, Config, FieldSetting, Integration, Keys, KmsKey,
-    Limits, Listen, OnReflect, Placement, Server, StoreChoice, Timeouts, Where,
+    Limits, Listen, OnReflect, Placement, Server, StoreChoice, Timeouts, Told, Where,
 };
 use crate::model::{FieldName, FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
@@ -63,6 +63,7 @@ pub(super) fn make(
             public_url: None,
             workers: 1,
             grace: Duration::from_secs(2),
+            drain_delay: Duration::ZERO,
             limits: Limits::default(),
         },
         callers: vec![Callers {
@@ -83,6 +84,7 @@ pub(super) fn make(
         audit: Audit { path: None, durability: Durability::Written },
         admin: Admin { token: Secret::new(admin_token.clone().into_bytes()) },
         integrations: vec![demo(vendor).map_err(|cause| Failure::because("the demo integration", &cause))?],
+        told: Told::default(),
     };
     Ok(Made { config, admin_token })
 }

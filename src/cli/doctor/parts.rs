@@ -27,7 +27,8 @@ use crate::config::{Config, StoreChoice};
 use crate::kms::KmsError;
 use crate::kms::keyring::Keyring;
 use crate::model::{Customer, DataKeyId};
-use crate::store::Store;
+use crate::store::moving::Imported;
+use crate::store::{Feed, Store};
 
 /// How long the KMS may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -121,7 +122,11 @@ pub(super) async fn store(
     findings: &mut Findings,
 ) -> Option<Arc<dyn Store>> {
     let check = "store";
-    let StoreChoice::Sled { path } = &config.store else { return None };
+    let path = match &config.store {
+        StoreChoice::Sled { path } => path,
+        StoreChoice::Postgres(_) => return shared_store(config, control, findings).await,
+        StoreChoice::Memory => return None,
+    };
     let shown = path.display();
     let Ok(found) = std::fs::metadata(path) else {
         findings.ok(check, format!("{shown} is not there yet: relay makes it at its first start"));
@@ -141,7 +146,13 @@ pub(super) async fn store(
         return None;
     }
     match open_store(&config.store, control).await {
-        Ok(store) => match store.meta(AUDIT_KEY).await {
+        Ok(store) => match Imported::of(&*store).await {
+            Ok(Some(import)) if !import.ended => {
+                let found = format!("{shown}: an import was begun in it and has not ended");
+                let fix = "relay store import FILE --resume, or begin again with an empty store";
+                findings.fail(check, found, fix);
+                None
+            }
             Ok(_) => {
                 findings.ok(check, format!("{shown} opens and answers"));
                 Some(store)
@@ -156,6 +167,33 @@ pub(super) async fn store(
             None
         }
     }
+}
+
+/// Whether PostgreSQL can be reached as relay reaches it, with the schema that it needs. A relay that runs is in
+/// nobody's way there.
+async fn shared_store(config: &Config, control: &Handle, findings: &mut Findings) -> Option<Arc<dyn Store>> {
+    let check = "store";
+    let store = match open_store(&config.store, control).await {
+        Ok(store) => store,
+        Err(error) => {
+            findings.fail(check, error.to_string(), "see what it says");
+            return None;
+        }
+    };
+    let began = Instant::now();
+    if let Err(error) = store.meta(AUDIT_KEY).await {
+        findings.fail(check, format!("PostgreSQL: {error}"), "see what it says");
+        return None;
+    }
+    let found =
+        format!("PostgreSQL answers in {} ms, and its schema is the one needed", began.elapsed().as_millis());
+    if *store.feed().borrow() == Feed::Live {
+        findings.ok(check, format!("{found}; changes are heard"));
+    } else {
+        let found = format!("{found}; its notifications do not arrive");
+        findings.warn(check, found, "connect without a pooler, or with one that keeps sessions");
+    }
+    Some(store)
 }
 
 /// What the audit is checked with.
@@ -276,7 +314,7 @@ pub(super) fn newest_anchor(mut file: File, from: u64) -> std::io::Result<Option
 pub(super) fn disk(config: &Config, findings: &mut Findings) {
     let store = match &config.store {
         StoreChoice::Sled { path } => Some(path.as_path()),
-        StoreChoice::Memory => None,
+        StoreChoice::Postgres(_) | StoreChoice::Memory => None,
     };
     for (what, path) in [("store", store), ("audit", config.audit.path.as_deref())] {
         let Some(path) = path else { continue };

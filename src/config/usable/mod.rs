@@ -14,10 +14,10 @@ mod placement;
 mod renewal;
 mod server;
 mod signing;
+mod store;
 mod upstream;
 
 use std::path::Path;
-use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -25,7 +25,7 @@ use doors::Doors;
 
 use super::report::Place;
 use super::written::{Given, Table, Written};
-use super::{Admin, Audit, Config, StoreChoice};
+use super::{Admin, Audit, Config, StoreChoice, Told};
 use crate::audit::Durability;
 use crate::secret::Secret;
 
@@ -35,7 +35,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     let server = server::server(written, &root);
     let callers = callers::callers(written, &root);
     let keys = kms::keys(written, &root);
-    let store = store(written, &root);
+    let store = store::store(written, &root);
     let audit = audit(written, &root);
     let admin = admin(written, &root);
     let integrations = integration::integrations(written, &root, &mut Doors::of(&server));
@@ -57,12 +57,19 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
         server,
         callers: callers?,
         keys: keys?.keys,
-        store: StoreChoice::Sled { path: store.path?.value },
+        store: store.choice?,
         retain: store.retain,
         audit: Audit { path: Some(audit.path.value), durability: audit.durability },
         admin: Admin { token: admin? },
         integrations,
+        told: Told::default(),
     })
+}
+
+/// Reads `[store]` alone.
+pub(super) fn store(written: &mut Written<'_>, document: &DeTable<'_>) -> Option<StoreChoice> {
+    let root = written.root(document);
+    store::store(written, &root).choice
 }
 
 /// The table of a section that must be there; `why` says what relay would do without it.
@@ -80,22 +87,6 @@ fn section<'d>(written: &mut Written<'_>, root: &Table<'d>, name: &'static str, 
 }
 
 type GivenPath = Given<std::path::PathBuf>;
-
-struct Store {
-    path: Option<GivenPath>,
-    retain: Duration,
-}
-
-fn store(written: &mut Written<'_>, root: &Table<'_>) -> Store {
-    let table = section(written, root, "store", "no secret could be kept");
-    let engine = written.absent(&table, "engine")
-        || written.choice(&table, "engine", &[("sled", ())], &["postgres"]).is_some();
-    let path = if engine { written.path(&table, "path", "relay.db") } else { None };
-    // From a minute, in which a mistake is seen, to ten years.
-    let (least, most) = (Duration::from_secs(60), Duration::from_secs(315_576_000));
-    let retain = written.duration(&table, "retain", least..=most, Duration::from_secs(30 * 24 * 3600));
-    Store { path, retain }
-}
 
 struct AuditFile {
     path: GivenPath,

@@ -46,6 +46,7 @@ pub(super) fn server(written: &mut Written<'_>, root: &Table<'_>) -> Server {
         public_url: public_url(written, &table),
         workers: usize::try_from(workers).unwrap_or(1),
         grace: written.duration(&table, "grace", Duration::ZERO..=HOUR, Duration::from_secs(25)),
+        drain_delay: written.duration(&table, "drain_delay", Duration::ZERO..=HOUR, Duration::ZERO),
         limits: limits(written, &table),
     }
 }

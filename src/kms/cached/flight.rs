@@ -206,6 +206,11 @@ impl Shared {
         ids
     }
 
+    /// Whose keys are at hand.
+    pub(super) fn owners(&self) -> Vec<Customer> {
+        self.books().owners.names()
+    }
+
     /// The key stands in the store so wrapped now. It stays at hand, and its next use asks the KMS by that in
     /// the background.
     pub(super) fn rewrapped(&self, customer: &Customer, id: DataKeyId, wrapped: &[u8]) {

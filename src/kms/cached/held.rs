@@ -70,6 +70,11 @@ impl Owners {
         self.0.get(customer).into_iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
+    /// Whose keys may be at hand.
+    pub(super) fn names(&self) -> Vec<Customer> {
+        self.0.keys().cloned().collect()
+    }
+
     /// All keys that may be at hand.
     pub(super) fn all(&self) -> Vec<Arc<Held>> {
         self.0.values().flatten().filter_map(Weak::upgrade).collect()

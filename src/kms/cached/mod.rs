@@ -168,6 +168,11 @@ impl DataKeys {
         self.0.held_of(customer)
     }
 
+    /// Whose keys are at hand.
+    pub fn owners(&self) -> Vec<Customer> {
+        self.0.owners()
+    }
+
     /// Notes how the key stands in the store now; it stays at hand. For `None` it is dropped.
     pub fn stands_as(&self, customer: &Customer, id: DataKeyId, wrapped: Option<&[u8]>) {
         match wrapped {

@@ -1,14 +1,15 @@
 //! What goes on by itself: a job that was begun, old versions that are due, data keys that are.
 //!
-//! One task on the control runtime. It may be dropped at any await: what it was at stands in the store.
+//! One task on the control runtime. It may be dropped at any await: what it was at stands in the store, and another
+//! relay goes on with it, if there is one.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::super::SealError;
 use super::super::renew::Due;
-use super::{Job, Jobs, Work};
+use super::super::{SealError, Turn};
+use super::{Job, Jobs, TIDIED, TURN, Work};
 use crate::audit::{Event, Kind};
 use crate::clock;
 use crate::model::{Customer, RequestId};
@@ -24,20 +25,66 @@ impl Jobs {
     pub async fn run(&self) {
         let mut due = Instant::now() + FIRST.min(self.habits.every);
         loop {
-            if let Some(job) = self.newest().filter(Job::is_under_way) {
-                self.work_off(job).await;
-                continue;
+            match self.work().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "it is not known whether there is a job; it is looked again")
+                }
             }
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = sleep_until(due) => {
-                    if let Err(error) = self.tidy().await {
-                        tracing::warn!(%error, "old versions and old data keys could not all be looked at; they are again later");
-                    }
-                    due = Instant::now() + self.habits.every;
+                () = sleep_until(due.min(Instant::now() + self.habits.looked)) => {}
+            }
+            if Instant::now() >= due {
+                if let Err(error) = self.tidy_in_turn().await {
+                    tracing::warn!(%error, "old versions and old data keys could not all be looked at; they are again later");
                 }
+                due = Instant::now() + self.habits.every;
             }
         }
+    }
+
+    /// Works on the job that is under way, unless another relay does; whether there was anything to do.
+    async fn work(&self) -> Result<bool, SealError> {
+        if !self.read().await?.is_some_and(|job| job.is_under_way()) {
+            return Ok(false);
+        }
+        let Some(turn) = self.turn().await? else { return Ok(false) };
+        // Read behind the turn: as far as whoever had it before came.
+        let job = self.read().await?.filter(Job::is_under_way);
+        let is_under_way = job.is_some();
+        if let Some(job) = job {
+            self.work_off(job, &turn).await;
+            self.set(None);
+        }
+        turn.end().await;
+        Ok(is_under_way)
+    }
+
+    async fn turn(&self) -> Result<Option<Turn>, SealError> {
+        let (name, lasts) = TURN;
+        Ok(self.sealer.turn(name.to_owned(), lasts).await?)
+    }
+
+    /// Once in its time for all relays of the store.
+    async fn tidy_in_turn(&self) -> Result<(), SealError> {
+        let Some(turn) = self.turn().await? else { return Ok(()) };
+        let store = &self.sealer.store;
+        let now = clock::unix_millis();
+        let tidied = store.meta(TIDIED).await?;
+        let tidied = tidied.and_then(|at| std::str::from_utf8(&at).ok()?.parse::<u64>().ok());
+        let every = u64::try_from(self.habits.every.as_millis()).unwrap_or(u64::MAX);
+        // A moment that is yet to come was noted by a clock that went wrong.
+        let done = match tidied.and_then(|at| now.checked_sub(at)) {
+            Some(since) if since < every => Ok(()),
+            _ => match self.tidy().await {
+                Ok(()) => Ok(store.put_meta(TIDIED, now.to_string().into()).await?),
+                failed => failed,
+            },
+        };
+        turn.end().await;
+        done
     }
 
     /// Erases versions that were kept long enough, and begins a job if a data key is old enough.

@@ -1,22 +1,23 @@
 //! Work on all customers, beside the requests: one job at a time, that goes on after a restart.
 //!
-//! A job's state stands in the store: what it does, and behind which customer it goes on. Each customer's part is
-//! safe to do twice, so a crash costs at most a page of customers once more. A KMS, a store or an audit that fails
+//! A job's state stands in the store: what it does, and behind which customer it goes on. Of several relays on a
+//! store one works on it, by turn, and any tells of it. Each customer's part is safe to do twice, so a crash costs
+//! at most a page of customers once more. A KMS, a store or an audit that fails
 //! pauses the job, and it goes on by itself. What must never enter: a value, or a step that is not one write.
 
 mod keeper;
 mod walk;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
-use tokio::sync::{Mutex as Turn, Notify};
+use tokio::sync::{Mutex as Queue, Notify};
 
 use super::rebind::Was;
 use super::renew::Due;
-use super::{SealError, Sealer};
+use super::{SealError, Sealer, TRIES};
 use crate::audit::chain::Chain;
 use crate::audit::{Event, Kind};
 use crate::clock;
@@ -25,6 +26,12 @@ use crate::store::StoreError;
 
 /// Where the store keeps the state of the newest job.
 const JOB: &str = "job";
+
+/// When what goes on by itself was last looked at, in milliseconds since 1970.
+const TIDIED: &str = "tidied";
+/// The turn that whoever works on all customers has, and how long after a relay's death another goes on.
+const TURN: (&str, Duration) = ("jobs", Duration::from_secs(15));
+const LOOKED: Duration = Duration::from_secs(2);
 
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,14 +186,16 @@ pub struct Habits {
     pub retain: Duration,
     /// When a customer gets a new data key; `None` is never.
     pub data_key_max_age: Option<Duration>,
-    /// How often both are looked at.
+    /// How often both are looked at, by all relays of a store together.
     pub every: Duration,
+    /// How often it is looked for a job that another relay was asked for, or left.
+    pub looked: Duration,
 }
 
 impl Default for Habits {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { retain: 30 * day, data_key_max_age: None, every: Duration::from_secs(3600) }
+        Self { retain: 30 * day, data_key_max_age: None, every: Duration::from_secs(3600), looked: LOOKED }
     }
 }
 
@@ -195,40 +204,49 @@ pub struct Jobs {
     sealer: Arc<Sealer>,
     chain: Chain,
     habits: Habits,
-    newest: Mutex<Option<Job>>,
+    /// The job that this relay works on, which is further than the store says.
+    at_work: Mutex<Option<Job>>,
+    /// The state that stands in the store, as this relay last read or wrote it.
+    stored: Mutex<Option<Bytes>>,
     /// Held while a job is begun.
-    starting: Turn<()>,
+    starting: Queue<()>,
     wake: Notify,
 }
 
 impl Jobs {
-    /// Reads where an earlier process stopped. Nothing goes on before [`Jobs::run`].
+    /// Sees that what an earlier process left can be read. Nothing goes on before [`Jobs::run`].
     ///
     /// # Errors
     /// `Store`.
     pub async fn open(sealer: Arc<Sealer>, chain: Chain, habits: Habits) -> Result<Self, SealError> {
-        let newest = match sealer.store.meta(JOB).await? {
-            Some(stored) => Some(serde_json::from_slice(&stored).map_err(|_| {
-                StoreError::Damaged(
-                    "the state of a job is not what relay wrote: a newer relay did, or it is damaged".into(),
-                )
-            })?),
-            None => None,
-        };
-        let (starting, wake) = (Turn::new(()), Notify::new());
-        Ok(Self { sealer, chain, habits, newest: Mutex::new(newest), starting, wake })
+        let (at_work, stored, starting, wake) =
+            (Mutex::default(), Mutex::default(), Queue::new(()), Notify::new());
+        let jobs = Self { sealer, chain, habits, at_work, stored, starting, wake };
+        jobs.read().await?;
+        Ok(jobs)
     }
 
-    /// The newest job, under way or ended.
-    pub fn newest(&self) -> Option<Job> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The newest job of any relay on this store, under way or ended.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn newest(&self) -> Result<Option<Job>, SealError> {
+        let stored = self.stored_now().await;
+        match (self.at_work(), stored) {
+            (Some(mine), Ok((Some(theirs), _))) if mine.id != theirs.id || !theirs.is_under_way() => {
+                Ok(Some(theirs))
+            }
+            (Some(mine), _) => Ok(Some(mine)),
+            (None, stored) => Ok(stored?.0),
+        }
     }
 
     /// Begins a job, unless one is under way: then that one is told, and `false`. With `new_version` the KMS is
     /// first asked for a new version of its key.
     ///
     /// # Errors
-    /// `Keys`, `Store`; `UnknownIntegration` and `Invalid` for a rebind to nowhere.
+    /// `Keys`, `Store`; `UnknownIntegration` and `Invalid` for a rebind to nowhere; `Conflict` if others begin jobs
+    /// all the time.
     pub async fn start(
         &self,
         id: RequestId,
@@ -236,7 +254,8 @@ impl Jobs {
         new_version: bool,
     ) -> Result<(Job, bool), SealError> {
         let _turn = self.starting.lock().await;
-        if let Some(job) = self.newest().filter(Job::is_under_way) {
+        let (mut newest, mut before) = self.stored_now().await?;
+        if let Some(job) = newest.filter(Job::is_under_way) {
             return Ok((job, false));
         }
         if let Work::Rebind { integration, was } = &work {
@@ -246,19 +265,60 @@ impl Jobs {
             self.sealer.keys.new_version().await?;
         }
         let job = Job::new(id, work);
-        self.keep(&job).await?;
-        self.set(job.clone());
-        self.wake.notify_one();
-        Ok((job, true))
+        for _ in 0..TRIES {
+            match self.sealer.store.swap_meta(JOB, before, written(&job)).await {
+                Ok(()) => {
+                    self.wake.notify_one();
+                    return Ok((job, true));
+                }
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Another relay began one, or had its own end.
+            (newest, before) = self.stored_now().await?;
+            if let Some(job) = newest.filter(Job::is_under_way) {
+                return Ok((job, false));
+            }
+        }
+        Err(SealError::Conflict)
     }
 
+    /// Keeps how far a job is, if nobody else did since this relay read it.
     async fn keep(&self, job: &Job) -> Result<(), StoreError> {
-        let stored = serde_json::to_vec(job).unwrap_or_default();
-        self.sealer.store.put_meta(JOB, Bytes::from(stored)).await
+        let (before, now) = (self.stored().clone(), written(job));
+        self.sealer.store.swap_meta(JOB, before, now.clone()).await?;
+        *self.stored() = Some(now);
+        Ok(())
     }
 
-    fn set(&self, job: Job) {
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+    /// The job that stands in the store; what this relay keeps from now on takes that one's place.
+    async fn read(&self) -> Result<Option<Job>, SealError> {
+        let (newest, stored) = self.stored_now().await?;
+        *self.stored() = stored;
+        Ok(newest)
+    }
+
+    async fn stored_now(&self) -> Result<(Option<Job>, Option<Bytes>), SealError> {
+        let Some(stored) = self.sealer.store.meta(JOB).await? else { return Ok((None, None)) };
+        let job = serde_json::from_slice(&stored).map_err(|_| {
+            StoreError::Damaged(
+                "the state of a job is not what relay wrote: a newer relay did, or it is damaged".into(),
+            )
+        })?;
+        Ok((Some(job), Some(stored)))
+    }
+
+    fn at_work(&self) -> Option<Job> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, job: Option<Job>) {
+        *self.at_work.lock().unwrap_or_else(PoisonError::into_inner) = job;
+    }
+
+    // No code under this lock can stop half-way through a change, so a poisoned lock guards whole data.
+    fn stored(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn record(&self, job: &Job, customer: Option<&Customer>, note: &str) -> Result<(), SealError> {
@@ -272,4 +332,8 @@ impl Jobs {
         event.note = Some(note);
         Ok(self.chain.record(&event).await?)
     }
+}
+
+fn written(job: &Job) -> Bytes {
+    Bytes::from(serde_json::to_vec(job).unwrap_or_default())
 }

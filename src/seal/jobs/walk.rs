@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::super::at_hand::Outcome;
-use super::super::{SealError, Sealer};
+use super::super::{SealError, Sealer, Turn};
 use super::{Job, Jobs, Work};
 use crate::clock;
 use crate::model::Customer;
+use crate::store::StoreError;
 
 /// Customers of a page: what a crash may cost once more.
 const PAGE: usize = 64;
@@ -34,42 +35,63 @@ impl Patience {
     }
 
     async fn pause(&mut self, jobs: &Jobs, job: &mut Job, why: &SealError) {
-        if job.paused.is_none() {
-            tracing::warn!(job = job.work.operation(), %why, "a job is paused until this is mended");
-        }
+        let is_first = job.paused.is_none();
         job.paused = Some(why.to_string());
-        jobs.set(job.clone());
+        jobs.set(Some(job.clone()));
+        if is_first {
+            tracing::warn!(job = job.work.operation(), %why, "a job is paused until this is mended");
+            // For who asks another relay. A store that does not take it is told when it does.
+            let _ = jobs.keep(job).await;
+        }
         sleep(self.0).await;
         self.0 = (self.0 * 2).min(PAUSES.1);
     }
 }
 
 impl Jobs {
-    /// Does what is left of `job`.
-    pub(super) async fn work_off(&self, mut job: Job) {
+    /// Does what is left of `job`, for as long as the turn is this relay's. Who has it then goes on behind the last
+    /// page that was kept.
+    pub(super) async fn work_off(&self, mut job: Job, turn: &Turn) {
         let mut patience = Patience::fresh();
         // A relay that stops in here leaves the job as it stands in the store.
         while let Err(why) = self.begin(&mut job).await {
+            if turn.is_lost() {
+                return;
+            }
             patience.pause(self, &mut job, &why).await;
         }
         let calls = Arc::new(Semaphore::new(CALLS));
         loop {
+            if turn.is_lost() {
+                return;
+            }
             match self.sealer.store.upkeep().customers(job.after.as_ref(), PAGE).await {
                 Ok(page) if page.is_empty() => break,
                 Ok(page) => {
                     let last = page.last().cloned();
-                    self.page(&mut job, page, &calls).await;
+                    if !self.page(&mut job, page, (&calls, turn)).await {
+                        return;
+                    }
                     job.after = last;
-                    if let Err(error) = self.keep(&job).await {
-                        tracing::warn!(%error, "how far a job is could not be kept; a restart goes back to before");
+                    match self.keep(&job).await {
+                        Ok(()) => {}
+                        // Another relay works on it, or it is not known what the store has: it is read again.
+                        Err(StoreError::Conflict) => return,
+                        Err(error) => {
+                            tracing::warn!(%error, "how far a job is could not be kept; a restart goes back to before");
+                        }
                     }
                 }
                 Err(error) => patience.pause(self, &mut job, &error.into()).await,
             }
         }
         let mut patience = Patience::fresh();
-        while let Err(why) = self.end(&mut job).await {
-            patience.pause(self, &mut job, &why).await;
+        loop {
+            match self.end(&mut job).await {
+                Ok(()) | Err(SealError::Store(StoreError::Conflict)) => return,
+                Err(_) if turn.is_lost() => return,
+                Err(why) => patience.pause(self, &mut job, &why).await,
+            }
         }
     }
 
@@ -82,7 +104,7 @@ impl Jobs {
             self.sealer.rewrap_store_wide().await?;
         }
         job.paused = None;
-        self.set(job.clone());
+        self.set(Some(job.clone()));
         Ok(())
     }
 
@@ -104,15 +126,23 @@ impl Jobs {
         let ended = Job { ended: Some(clock::unix_millis()), paused: None, ..job.clone() };
         self.keep(&ended).await?;
         tracing::info!(job = job.work.operation(), moved = job.moved, left = job.left, "a job has ended");
-        self.set(ended);
+        self.set(Some(ended));
         Ok(())
     }
 
-    /// Every customer of the page, until each is done.
-    async fn page(&self, job: &mut Job, page: Vec<Customer>, calls: &Arc<Semaphore>) {
+    /// Every customer of the page, until each is done; not if the turn is lost meanwhile.
+    async fn page(
+        &self,
+        job: &mut Job,
+        page: Vec<Customer>,
+        (calls, turn): (&Arc<Semaphore>, &Turn),
+    ) -> bool {
         let mut patience = Patience::fresh();
         let mut waiting = page;
         while !waiting.is_empty() {
+            if turn.is_lost() {
+                return false;
+            }
             let mut again = Vec::new();
             let mut failed = None;
             let mut under_way = JoinSet::new();
@@ -145,7 +175,7 @@ impl Jobs {
                         job.customers += 1;
                         job.moved += outcome.moved;
                         job.left += outcome.left;
-                        self.set(job.clone());
+                        self.set(Some(job.clone()));
                     }
                     Ok((customer, Err(why))) if why.may_pass() => {
                         failed = Some(why);
@@ -165,6 +195,7 @@ impl Jobs {
         if job.paused.take().is_some() {
             tracing::info!(job = job.work.operation(), "a job goes on");
         }
+        true
     }
 
     /// Says in the audit, before it is done, what is done to a customer.

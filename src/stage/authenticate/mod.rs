@@ -32,6 +32,8 @@ pub use verdicts::Verdicts;
 pub struct TokenRules {
     issuers: Vec<IssuerRules>,
     generation: Generation,
+    /// Where its own numbers begin: no verdict by these rules is taken for one by others.
+    first: u64,
 }
 
 /// The rules for the tokens of one issuer.
@@ -59,9 +61,15 @@ pub struct IssuerRules {
 }
 
 impl TokenRules {
-    /// The rules of these issuers. `generation` is the one that their keys move.
-    pub const fn new(issuers: Vec<IssuerRules>, generation: Generation) -> Self {
-        Self { issuers, generation }
+    /// The rules of these issuers. `generation` is the one that their keys move, and `edition` a number that no
+    /// other rules of the same generation have.
+    pub fn new(issuers: Vec<IssuerRules>, generation: Generation, edition: u32) -> Self {
+        Self { issuers, generation, first: u64::from(edition) << 32 }
+    }
+
+    /// Which keys by which rules; read before either is looked at.
+    fn now(&self) -> u64 {
+        self.first.wrapping_add(self.generation.now())
     }
 }
 
@@ -144,7 +152,7 @@ pub async fn authenticate(
 ) -> Result<Caller, Refusal> {
     let found = slots::find(headers, &matched)?;
     let now = at.unix_seconds();
-    let generation = rules.generation.now();
+    let generation = rules.now();
     let key = verdicts.key(found.as_bytes());
     let identity = match verdicts.find(&key, at.instant(), generation) {
         Some(identity) => identity,
@@ -170,7 +178,7 @@ async fn judge(
             if !keys.newer_than(seen.as_ref()).await {
                 return Err(*refusal);
             }
-            generation = rules.generation.now();
+            generation = rules.now();
             token::verify(&rules.issuers, token, now)
         }
         verified => verified,

@@ -1,18 +1,20 @@
 //! What each customer's usable secrets are, by integration: for requests that name none.
 //!
 //! Read from the store a page at a time, up to a stated number, and kept until one of the customer's secrets
-//! changes or a minute is over. Each head is verified as for a lookup. What must never enter: a sealed
-//! version, the order in which somebody would like to choose.
+//! changes, under the bounds that records have. Each head is verified as for a lookup. What must never enter: a
+//! sealed version, the order in which somebody would like to choose.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::time::Instant;
 
+use super::flights::Flights;
 use super::only::{NAMED, Usable};
-use super::records::{LookupError, Records};
+use super::proof::Verdict;
+use super::records::{ANSWERED_WITHIN, LookupError, Records, within};
 use crate::clock;
 use crate::envelope::Head;
 use crate::model::{Customer, IntegrationName, State};
@@ -23,24 +25,29 @@ const LOOKED_AT: usize = 1_000;
 const PAGE: usize = 100;
 /// Memory for what is kept, in bytes, about.
 const KEPT: u64 = 8 * 1024 * 1024;
-const AGE: Duration = Duration::from_secs(60);
 /// What a secret costs here beside its label.
 const OVERHEAD: usize = 96;
 
 /// A customer's usable secrets by integration; `None` where there are too many to look at.
 pub(super) type ByIntegration = Option<HashMap<IntegrationName, Arc<[Usable]>>>;
 
+/// What one customer has.
+pub(super) struct Listed {
+    pub(super) secrets: ByIntegration,
+    read_at: u64,
+}
+
 /// The lists that are at hand.
-pub(super) type Lists = Cache<Customer, Arc<ByIntegration>>;
+pub(super) type Lists = Cache<Customer, Arc<Listed>>;
 
 /// None yet.
 pub(super) fn lists() -> Lists {
-    let weigh = |_: &Customer, list: &Arc<ByIntegration>| {
-        let all = list.iter().flat_map(HashMap::values).flat_map(|secrets| secrets.iter());
+    let weigh = |_: &Customer, list: &Arc<Listed>| {
+        let all = list.secrets.iter().flat_map(HashMap::values).flat_map(|secrets| secrets.iter());
         let bytes: usize = all.map(|one| one.label.len() + OVERHEAD).sum();
         u32::try_from(bytes + OVERHEAD).unwrap_or(u32::MAX)
     };
-    Cache::builder().max_capacity(KEPT).weigher(weigh).time_to_live(AGE).build()
+    Cache::builder().max_capacity(KEPT).weigher(weigh).build()
 }
 
 impl Records {
@@ -48,25 +55,48 @@ impl Records {
     ///
     /// # Errors
     /// As [`Records::find`].
-    pub(super) async fn usable(&self, customer: &Customer) -> Result<Arc<ByIntegration>, LookupError> {
-        if let Some(list) = self.inner.lists.get(customer) {
+    pub(super) async fn usable(&self, customer: &Customer) -> Result<Arc<Listed>, LookupError> {
+        let Some(list) = self.inner.lists.get(customer) else { return self.list(customer).await };
+        if self.inner.proof.holds(list.read_at) {
             return Ok(list);
         }
-        let generation = self.inner.generation.load(Ordering::Acquire);
-        let list = Arc::new(Box::pin(self.read_list(customer)).await?);
-        self.inner.lists.insert(customer.clone(), list.clone());
-        // What changed meanwhile may have been told before this stood.
-        if self.inner.generation.load(Ordering::Acquire) != generation {
-            self.inner.lists.invalidate(customer);
+        match self.inner.proof.judge(list.read_at) {
+            Verdict::Serve => Ok(list),
+            Verdict::Renew => {
+                drop(self.list(customer));
+                Ok(list)
+            }
+            Verdict::Ask => match self.list(customer).await {
+                Err(error) if error.is_silence() && self.inner.proof.bridges(list.read_at) => Ok(list),
+                read => read,
+            },
         }
-        Ok(list)
+    }
+
+    /// Reads the list anew, unless somebody else is about to.
+    fn list(&self, customer: &Customer) -> impl Future<Output = Result<Arc<Listed>, LookupError>> + use<> {
+        let (records, wanted, generation) = (self.clone(), customer.clone(), self.generation());
+        let work = async move {
+            let read_at = records.inner.proof.now();
+            let read = records.read_list(&wanted).await;
+            records.heard(&read);
+            let list = Arc::new(Listed { secrets: read?, read_at });
+            records.inner.lists.insert(wanted.clone(), list.clone());
+            // What changed meanwhile may have been told before this stood.
+            if records.inner.generation.load(Ordering::Acquire) != generation {
+                records.inner.lists.invalidate(&wanted);
+            }
+            Ok(list)
+        };
+        Flights::join(&self.list_flights, customer, generation, &self.control, work).landed()
     }
 
     async fn read_list(&self, customer: &Customer) -> Result<ByIntegration, LookupError> {
         let mut found: HashMap<IntegrationName, Vec<Usable>> = HashMap::new();
         let (mut after, mut seen) = (None, 0);
         loop {
-            let page = self.store.secrets(customer, after, PAGE).await?;
+            let until = Instant::now() + ANSWERED_WITHIN;
+            let page = within(until, self.store.secrets(customer, after, PAGE)).await?;
             seen += page.len();
             if seen > LOOKED_AT {
                 return Ok(None);

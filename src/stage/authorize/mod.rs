@@ -4,11 +4,14 @@
 //! not at all, active, unexpired, of this integration and origin. The result is a [`Grant`]. What must
 //! never enter: plaintext; a difference between an unknown UUID and another customer's.
 
+mod flights;
+mod follow;
 pub mod leases;
 mod listed;
 mod only;
 mod path;
 mod policy;
+mod proof;
 pub mod records;
 mod shares;
 mod signable;

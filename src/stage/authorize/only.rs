@@ -33,7 +33,7 @@ pub(super) async fn secret(
     route: &Route,
 ) -> Result<SecretId, Refusal> {
     let listed = records.usable(&identity.customer).await?;
-    let Some(listed) = listed.as_ref() else {
+    let Some(listed) = &listed.secrets else {
         return Err(Refusal::new(
             Code::SecretAmbiguous,
             "This customer has too many secrets to look for an only one: name the secret.",

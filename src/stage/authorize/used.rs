@@ -23,6 +23,13 @@ pub(super) struct Used {
 }
 
 impl Used {
+    /// Goes on from what a record's reading before this one had noted; that one tells the store what it was not told.
+    pub(super) fn follows(&self, before: &Self) {
+        let hour = before.last.load(Ordering::Relaxed);
+        self.last.store(hour, Ordering::Relaxed);
+        self.told.store(hour, Ordering::Relaxed);
+    }
+
     /// Notes a use at that moment, in seconds since 1970. Every hour but the first time this is one load.
     pub(super) fn note(&self, at: u64) {
         let hour = at / HOUR;

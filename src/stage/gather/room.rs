@@ -15,7 +15,7 @@ const MOST: usize = 256 << 20;
 const MOST_OF_ONE: usize = 64 << 20;
 
 /// The room for bodies that are collected, shared by all workers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Room(Arc<Mutex<Held>>);
 
 #[derive(Default)]

@@ -10,13 +10,14 @@ mod budget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 
 use crate::audit::chain::Chain;
 use crate::audit::{AuditError, Event, Kind};
 use crate::clock::Moment;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Took};
 use crate::model::{Customer, RequestId, SecretId};
 use crate::net::body::Meter;
 use crate::refusal::{Code, Refusal};
@@ -64,6 +65,12 @@ pub struct Trail {
     closed: Cell<bool>,
     /// Why the answer is cut, once that is known.
     cut: Cell<Option<Revoked>>,
+    /// When it was first sent to the vendor, since it began.
+    own: Cell<Option<Duration>>,
+    /// And when last.
+    sent: Cell<Option<Duration>>,
+    /// How long the head of the vendor's answer took from there.
+    heard: Cell<Option<Duration>>,
 }
 
 #[derive(Default)]
@@ -140,6 +147,9 @@ impl Trail {
             opened: Cell::new(false),
             closed: Cell::new(false),
             cut: Cell::new(None),
+            own: Cell::new(None),
+            sent: Cell::new(None),
+            heard: Cell::new(None),
         });
         // Counted once the trail stands: whatever ends it now, its drop counts it off.
         trail.ledger.metrics.in_flight().inc();
@@ -170,6 +180,18 @@ impl Trail {
     /// The body's bytes from the app are counted here.
     pub fn uploads(&self, meter: Meter) {
         self.outcome.borrow_mut().bytes_in = meter;
+    }
+
+    /// It is sent to the vendor now, or again.
+    pub fn sends(&self) {
+        let now = Some(self.began.elapsed());
+        self.sent.set(now);
+        self.own.set(self.own.get().or(now));
+    }
+
+    /// The head of the vendor's answer is there.
+    pub fn heard(&self) {
+        self.heard.set(self.sent.get().map(|sent| self.began.elapsed().saturating_sub(sent)));
     }
 
     /// The vendor's answer is about to be passed on with this status.
@@ -238,8 +260,10 @@ impl Trail {
             "a request has ended"
         );
         if let Some(route) = self.known.borrow().matched.as_ref().and_then(Matched::route) {
-            let refused = outcome.code.is_some();
-            route.metrics.answered(outcome.status, refused, outcome.reflected, self.began.elapsed());
+            let came = (outcome.code.is_some(), outcome.reflected);
+            let (own, first_byte) = (self.own.get(), self.heard.get());
+            let took = Took { whole: self.began.elapsed(), own, first_byte };
+            route.metrics.answered(&self.method, outcome.status, came, took);
         }
     }
 

@@ -4,8 +4,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::Memory;
+use super::{Kept, Memory};
 use crate::model::{Customer, DataKeyId, SecretId};
+use crate::store::moving::Moving;
 use crate::store::{Call, Change, Forgotten, Past, StoreError, Upkeep};
 
 impl Upkeep for Memory {
@@ -86,14 +87,7 @@ impl Upkeep for Memory {
         Box::pin(async move {
             let held = self.held();
             let kept = held.customers.get(customer).and_then(|theirs| theirs.secrets.get(&id));
-            let Some(kept) = kept else { return Ok(Vec::new()) };
-            let past = kept.past.iter().map(|(version, (superseded_at, head))| Past {
-                version: *version,
-                head: Some(head.clone()),
-                sealed: kept.versions.get(version).cloned().unwrap_or_default(),
-                superseded_at: *superseded_at,
-            });
-            Ok(past.collect())
+            Ok(kept.map(Kept::past).unwrap_or_default())
         })
     }
 
@@ -178,5 +172,22 @@ impl Upkeep for Memory {
 
     fn generation(&self) -> Call<'_, u64> {
         Box::pin(async move { Ok(self.held().generation) })
+    }
+
+    fn moving(&self) -> &dyn Moving {
+        self
+    }
+}
+
+impl Kept {
+    /// The versions that are not current, in order.
+    pub(super) fn past(&self) -> Vec<Past> {
+        let past = self.past.iter().map(|(version, (superseded_at, head))| Past {
+            version: *version,
+            head: Some(head.clone()),
+            sealed: self.versions.get(version).cloned().unwrap_or_default(),
+            superseded_at: *superseded_at,
+        });
+        past.collect()
     }
 }

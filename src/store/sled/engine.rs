@@ -94,17 +94,28 @@ impl Engine {
         changes: impl IntoIterator<Item = Change>,
         work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
     ) -> Result<T, StoreError> {
+        self.write_as(room, changes, None, work)
+    }
+
+    /// As [`Engine::write`]; the store's generation is then `generation`, instead of the next.
+    pub(super) fn write_as<T>(
+        &self,
+        room: Room,
+        changes: impl IntoIterator<Item = Change>,
+        generation: Option<u64>,
+        work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
+    ) -> Result<T, StoreError> {
         match room {
             Room::Needed => self.headroom()?,
             Room::Freed => self.pace.refuse_hung()?,
         }
-        let (generation, done) = self.run(|open| open.commit(&self.pace, work))?;
+        let (opening, done) = self.run(|open| open.commit(&self.pace, generation, work))?;
         let (told, done) = match done {
             Ok((applied, value)) => (applied, Ok(value)),
             Err(Failure::Answer(error)) => (false, Err(error)),
             // A read may have seen rows that are now rolled back, so whoever caches must forget them.
             Err(Failure::Broken(error) | Failure::Io(error)) => {
-                self.close(generation, &error);
+                self.close(opening, &error);
                 (true, Err(error))
             }
         };
@@ -227,6 +238,7 @@ impl Open {
     fn commit<T>(
         &self,
         pace: &Pace,
+        generation: Option<u64>,
         work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
     ) -> Result<(bool, T), Fault> {
         let turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
@@ -234,7 +246,7 @@ impl Open {
         let (batch, value) = work(&self.db)?;
         let applied = batch.is_some();
         if let Some(mut batch) = batch {
-            rows::count(&self.db, &mut batch)?;
+            rows::count(&self.db, &mut batch, generation)?;
             self.half.store(true, Ordering::SeqCst);
             pace.applying.during(|| self.db.apply_batch(batch))?;
             self.half.store(false, Ordering::SeqCst);

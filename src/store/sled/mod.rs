@@ -6,6 +6,7 @@
 
 mod engine;
 mod folder;
+mod moving;
 mod past;
 mod rows;
 mod stopwatch;

@@ -25,6 +25,19 @@ pub(super) fn keep(
     Record::past(customer, id, version).write(tree, batch, &encode(clock::unix_seconds(), head))
 }
 
+/// Adds a version that is not current to `batch`.
+pub(super) fn put(
+    tree: &Tree,
+    batch: &mut Batch,
+    (customer, id): (&Customer, SecretId),
+    past: &Past,
+) -> Result<(), Fault> {
+    if let Some(head) = &past.head {
+        Record::past(customer, id, past.version).write(tree, batch, &encode(past.superseded_at, head))?;
+    }
+    Record::version(customer, id, past.version).write(tree, batch, &past.sealed)
+}
+
 /// The versions of a secret that are not current.
 pub(super) fn all(tree: &Tree, customer: &Customer, id: SecretId) -> Result<Vec<Past>, Fault> {
     let prefix = Record::versions(customer, id);
@@ -103,7 +116,7 @@ pub(super) fn erase(tree: &Tree, batch: &mut Batch, customer: &Customer, before:
 }
 
 /// The customer that stands in a row's key behind its kind, and what follows.
-fn customer_of(key: &[u8]) -> Result<Option<(Customer, &[u8])>, Fault> {
+pub(super) fn customer_of(key: &[u8]) -> Result<Option<(Customer, &[u8])>, Fault> {
     let bad = || damaged("a row's key names no customer");
     let Some((_, rest)) = key.split_first() else { return Ok(None) };
     let (length, rest) = rest.split_first().ok_or_else(bad)?;

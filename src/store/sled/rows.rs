@@ -138,9 +138,12 @@ pub(super) fn active_id(tree: &Tree, customer: &Customer) -> Result<Option<DataK
     Ok(Some(DataKeyId::from_bytes(id)))
 }
 
-/// Adds one more write to the count of all of them.
-pub(super) fn count(tree: &Tree, batch: &mut Batch) -> Result<(), Fault> {
-    let next = generation(tree)?.saturating_add(1);
+/// Adds one more write to the count of all of them, or sets it to `as_told`.
+pub(super) fn count(tree: &Tree, batch: &mut Batch, as_told: Option<u64>) -> Result<(), Fault> {
+    let next = match as_told {
+        Some(told) => told,
+        None => generation(tree)?.saturating_add(1),
+    };
     Record::generation().write(tree, batch, &next.to_be_bytes())
 }
 
@@ -182,6 +185,16 @@ impl Record {
     /// The id of the customer's active data key.
     pub(super) fn active(customer: &Customer) -> Self {
         Self::of(b'a', customer)
+    }
+
+    /// Every store-wide record.
+    pub(super) fn every_meta() -> Self {
+        Self(vec![b'm'])
+    }
+
+    /// Every record that shows a customer: data keys, active ones, heads.
+    pub(super) fn every_holding() -> [Self; 3] {
+        [b'a', b'h', b'k'].map(|kind| Self(vec![kind]))
     }
 
     /// A store-wide record.

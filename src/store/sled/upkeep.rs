@@ -11,6 +11,7 @@ use super::engine::{Engine, Room};
 use super::past;
 use super::rows::{self, Record, conflict};
 use crate::model::{Customer, DataKeyId, SecretId};
+use crate::store::moving::Moving;
 use crate::store::{Call, Change, Forgotten, Past, StoreError, Upkeep};
 
 /// Secrets deleted in one write.
@@ -158,6 +159,10 @@ impl Upkeep for Sled {
     fn generation(&self) -> Call<'_, u64> {
         // As a write without a batch: what it saw is durable when it returns.
         self.call(|engine| engine.write(Room::Freed, None, |tree| Ok((None, rows::generation(tree)?))))
+    }
+
+    fn moving(&self) -> &dyn Moving {
+        self
     }
 }
 

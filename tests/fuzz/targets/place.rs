@@ -98,7 +98,7 @@ pub fn rules() -> TokenRules {
         max_lifetime: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(LEEWAY),
     };
-    TokenRules::new(vec![rules], Generation::default())
+    TokenRules::new(vec![rules], Generation::default(), 0)
 }
 
 /// What `future` gives without waiting: keys that never change are never waited for.

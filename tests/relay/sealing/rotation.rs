@@ -112,13 +112,13 @@ impl Bench {
 
     async fn ended(&self, id: RequestId) -> Job {
         for _ in 0..2000 {
-            let job = self.jobs.newest().unwrap();
+            let job = self.jobs.newest().await.unwrap().unwrap();
             if job.id == id && !job.is_under_way() {
                 return job;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("the job does not end: {:?}", self.jobs.newest());
+        panic!("the job does not end: {:?}", self.jobs.newest().await);
     }
 
     async fn add(&self, owner: &str, text: &str) -> SecretId {
@@ -248,13 +248,13 @@ async fn a_job_that_is_stopped_anywhere_goes_on_and_loses_nothing() {
                 bench.run();
                 tokio::time::sleep(Duration::from_millis(2 + 3 * stops)).await;
                 bench.stop().await;
-                if !bench.jobs.newest().unwrap().is_under_way() {
+                if !bench.jobs.newest().await.unwrap().unwrap().is_under_way() {
                     break;
                 }
                 stops += 1;
                 // What a new process knows: the store alone.
                 bench = Bench::over(store.clone(), kms.clone()).await;
-                let found = bench.jobs.newest().unwrap();
+                let found = bench.jobs.newest().await.unwrap().unwrap();
                 assert!(found.id == job.id && found.work == work, "{name}: {found:?}");
                 // Its end stood in the store already when it was stopped.
                 if !found.is_under_way() {
@@ -262,7 +262,7 @@ async fn a_job_that_is_stopped_anywhere_goes_on_and_loses_nothing() {
                 }
             }
             assert!(stops > 0, "{name}: it was never stopped in the middle");
-            assert_eq!(bench.jobs.newest().unwrap().left, 0, "{name}");
+            assert_eq!(bench.jobs.newest().await.unwrap().unwrap().left, 0, "{name}");
             for (owner, id, told) in &ids {
                 assert!(bench.opened(owner, *id).await.unwrap().1.starts_with(CANARY), "{name}");
                 assert_eq!(&bench.sealer.show(*id).await.unwrap(), told, "{name}");
@@ -457,7 +457,7 @@ async fn a_kms_that_is_down_or_denies_pauses_a_job_that_says_so_and_goes_on() {
             bench.run();
         }
         let paused = loop {
-            if let Some(why) = bench.jobs.newest().unwrap().paused {
+            if let Some(why) = bench.jobs.newest().await.unwrap().unwrap().paused {
                 break why;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -686,7 +686,7 @@ async fn a_data_key_that_is_old_enough_is_replaced_by_itself() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     young.stop().await;
     assert_eq!(young.only_key(&acme).await.0, first, "it is not an hour old");
-    assert_eq!(young.jobs.newest(), None, "no job was begun for nothing");
+    assert_eq!(young.jobs.newest().await.unwrap(), None, "no job was begun for nothing");
 
     let mut old = Bench::of(store, ring, slack(), habits(Duration::from_secs(1))).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,15 @@ use tempfile::TempDir;
 pub(crate) fn kill_writers(rounds: u32, writer: &dyn Fn(&Path) -> Command) -> usize {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("db");
+    kill_writers_of(rounds, &Engine::Sled(path.clone()), &|| writer(&path))
+}
+
+/// The same over a store of any engine.
+pub(crate) fn kill_writers_of(rounds: u32, engine: &Engine, writer: &dyn Fn() -> Command) -> usize {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut said = Said::default();
     for round in 0..rounds {
-        let mut child = writer(&path).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = writer().stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         while !line.contains("ack ") {
@@ -41,10 +46,36 @@ pub(crate) fn kill_writers(rounds: u32, writer: &dyn Fn(&Path) -> Command) -> us
         child.kill().unwrap();
         child.wait().unwrap();
         said.hear(&reader.join().unwrap());
-        let store = Sled::open(&path, runtime.handle().clone()).unwrap();
-        runtime.block_on(said.check(&store, round));
+        let store = engine.open(&runtime);
+        runtime.block_on(said.check(&*store, round));
     }
     said.acknowledged
+}
+
+/// What is written to.
+pub(crate) enum Engine {
+    /// The folder.
+    Sled(PathBuf),
+    /// The URL.
+    #[cfg(feature = "postgres")]
+    Postgres(String),
+}
+
+impl Engine {
+    fn open(&self, runtime: &tokio::runtime::Runtime) -> Arc<dyn Store> {
+        let handle = runtime.handle().clone();
+        match self {
+            Self::Sled(path) => Arc::new(Sled::open(path, handle).unwrap()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => {
+                use relay::store::postgres::{Postgres, Setup};
+                let url = relay::secret::Secret::new(url.clone().into_bytes());
+                let setup =
+                    Setup { url: &url, password: None, roots: None, connections: 4, plaintext_danger: false };
+                Arc::new(runtime.block_on(Postgres::open(setup, handle)).unwrap())
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -75,7 +106,7 @@ impl Said {
         }
     }
 
-    async fn check(&self, store: &Sled, round: u32) {
+    async fn check(&self, store: &dyn Store, round: u32) {
         let ours = Customer::parse("acme").unwrap();
         for (id, version) in &self.versions {
             let stored = store.secret(&ours, *id).await.unwrap();
@@ -105,8 +136,13 @@ fn sealed(id: SecretId, version: u32) -> Bytes {
 /// Writes to the store in `path` from four tasks without end: adds, changes and removes secrets, and
 /// prints `ack ID VERSION` after each acknowledgement (version 0 for a removal), `try ID 0` before one.
 pub(crate) fn write_until_killed(path: &Path) -> ! {
+    write_to_until_killed(&Engine::Sled(path.to_owned()))
+}
+
+/// The same to a store of any engine.
+pub(crate) fn write_to_until_killed(engine: &Engine) -> ! {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let store = Arc::new(Sled::open(path, runtime.handle().clone()).unwrap());
+    let store = engine.open(&runtime);
     let writers: Vec<_> = (0..4).map(|_| runtime.spawn(write_for_ever(store.clone()))).collect();
     for writer in writers {
         runtime.block_on(writer).unwrap();
@@ -114,7 +150,7 @@ pub(crate) fn write_until_killed(path: &Path) -> ! {
     unreachable!("the writers never end")
 }
 
-async fn write_for_ever(store: Arc<Sled>) {
+async fn write_for_ever(store: Arc<dyn Store>) {
     let ours = Customer::parse("acme").unwrap();
     let say = |word: &str, id: SecretId, version: u32| {
         let mut out = std::io::stdout().lock();

@@ -21,7 +21,7 @@ fn conflict<T>(done: Result<T, StoreError>) -> bool {
 
 #[tokio::test]
 async fn every_customer_with_a_data_key_is_met_once_whatever_the_page() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let names = ["a", "b", "aa", "a b", "\u{e9}", &"c".repeat(128), &"b".repeat(97), &"b".repeat(98)];
         let all: BTreeSet<Customer> = names.iter().map(|name| customer(name)).collect();
         for one in &all {
@@ -49,7 +49,7 @@ async fn every_customer_with_a_data_key_is_met_once_whatever_the_page() {
 
 #[tokio::test]
 async fn a_data_key_is_exchanged_only_for_what_was_expected() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, theirs, upkeep) = (customer("acme"), customer("globex"), store.upkeep());
         let [first, second, third] = [(); 3].map(|()| DataKeyId::random());
         store.add_data_key(&ours, first, "one".into()).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_data_key_is_exchanged_only_for_what_was_expected() {
 
 #[tokio::test]
 async fn nothing_new_is_sealed_under_a_key_that_is_not_the_active_one() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let ours = customer("acme");
         let (first, second) = (DataKeyId::random(), DataKeyId::random());
         let put = async |key| {
@@ -104,7 +104,7 @@ async fn nothing_new_is_sealed_under_a_key_that_is_not_the_active_one() {
 
 #[tokio::test]
 async fn a_version_that_another_replaces_is_kept_with_its_own_head() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id, upkeep) = (customer("acme"), SecretId::random(), store.upkeep());
         let begun = unix_seconds();
         store.put_secret(row(&ours, id, 1, long(9000)), Expected::Absent).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_version_that_another_replaces_is_kept_with_its_own_head() {
 
 #[tokio::test]
 async fn only_versions_that_are_past_for_long_enough_are_erased() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, theirs, upkeep) = (customer("acme"), customer("acme2"), store.upkeep());
         for one in [&ours, &theirs] {
             let id = SecretId::random();
@@ -167,7 +167,7 @@ async fn only_versions_that_are_past_for_long_enough_are_erased() {
 
 #[tokio::test]
 async fn a_forgotten_customer_leaves_nothing_and_takes_nobody_along() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, theirs, upkeep) = (customer("acme"), customer("acme2"), store.upkeep());
         let (first, second) = (DataKeyId::random(), DataKeyId::random());
         let mut ids = Vec::new();
@@ -213,7 +213,7 @@ async fn a_forgotten_customer_leaves_nothing_and_takes_nobody_along() {
 
 #[tokio::test]
 async fn the_last_use_is_noted_for_secrets_that_exist() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id, gone) = (customer("acme"), SecretId::random(), SecretId::random());
         store.put_secret(row(&ours, id, 1, "one"), Expected::Absent).await.unwrap();
         let upkeep = store.upkeep();
@@ -231,7 +231,7 @@ async fn the_last_use_is_noted_for_secrets_that_exist() {
 
 #[tokio::test]
 async fn the_generation_grows_with_every_write_and_with_nothing_else() {
-    for Case { name, store, .. } in every_engine() {
+    for Case { name, store, .. } in every_engine().await {
         let (ours, id, upkeep) = (customer("acme"), SecretId::random(), store.upkeep());
         let mut last = upkeep.generation().await.unwrap();
         let mut grown = async |what: &str, grows: bool| {

@@ -1,0 +1,52 @@
+//! What of a store travels in an export, and whether the KMS keys at hand open what an export holds.
+//!
+//! The state of a job stays: it is no part of what is sealed, and whoever wrote an export could have relay seal
+//! secrets for another place by it. What must never enter: an unwrapped key that is kept.
+
+use std::collections::BTreeSet;
+
+use super::{STORE_WIDE, SealError};
+use crate::kms::cached::DataKeys;
+use crate::store::moving::Records;
+
+/// The store-wide records that hold the audit's newest anchors, by how their names begin.
+const ANCHORS: [&str; 2] = ["audit-anchor", "anchor/"];
+
+/// Whether the store-wide record of this name travels with a store: its wrapped keys, and the newest anchors.
+pub fn travels(name: &str) -> bool {
+    STORE_WIDE.contains(&name) || ANCHORS.iter().any(|anchor| name.starts_with(anchor))
+}
+
+/// Tries the configured KMS keys on what an export holds.
+pub struct KeyCheck<'a> {
+    keys: &'a DataKeys,
+    /// The KMS keys, by version, that opened a data key.
+    tried: BTreeSet<(usize, Option<String>)>,
+}
+
+impl<'a> KeyCheck<'a> {
+    /// With these.
+    pub const fn with(keys: &'a DataKeys) -> Self {
+        Self { keys, tried: BTreeSet::new() }
+    }
+
+    /// Unwraps each store-wide key, and of all data keys the first under each version of each KMS key; the others
+    /// are only asked who wrapped them.
+    ///
+    /// # Errors
+    /// `Keys`, for the first that does not open.
+    pub async fn look(&mut self, records: &Records) -> Result<(), SealError> {
+        for (name, wrapped) in records.metas.iter().filter(|(name, _)| STORE_WIDE.contains(&name.as_str())) {
+            self.keys.named(name, Some(wrapped)).await?;
+        }
+        for key in &records.keys {
+            let by = self.keys.wrapped_by(&key.wrapped)?;
+            let place = (by.place, by.version);
+            if !self.tried.contains(&place) {
+                self.keys.open_once(&key.customer, key.id, &key.wrapped).await?;
+                self.tried.insert(place);
+            }
+        }
+        Ok(())
+    }
+}
