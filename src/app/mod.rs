@@ -175,7 +175,10 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let workers = parts.open_doors(doors, config.server.workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
-    note(&chain, "start").await.map_err(failed("[audit]"))?;
+    // A disk that is full now may have space later: until then every request is refused, and this record waits.
+    if let Err(error) = note(&chain, "start").await {
+        tracing::error!(%error, "the start cannot be recorded yet");
+    }
     metrics.reloaded(true);
     let background = Background::begin(jobs, &generation, &records, &control);
     Ok(Running {

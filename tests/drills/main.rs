@@ -22,6 +22,8 @@ mod cloud;
 /// Requests as bytes, each with the mistake that it carries and what must come of it.
 #[path = "../corpus/framing.rs"]
 mod corpus;
+/// A relay whose store and audit stand on disks that can go wrong.
+mod fault;
 /// What a drill is asked for, and the line that it ends with.
 mod figure;
 /// h2load, and what it says.
@@ -54,8 +56,12 @@ mod traffic;
 mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
+/// A wall clock that is set, by an hour and by five years.
+mod clock;
 /// The credential stands in relay's memory no longer than its connection to the vendor.
 mod core;
+/// Disks that are full.
+mod diskfull;
 /// Two replicas take turns under load, each told to stop while streams run.
 mod drain;
 /// PostgreSQL's primary is killed and its standby promoted, and nobody loses anything.
@@ -91,6 +97,8 @@ mod rotate;
 mod scale;
 /// Thousands of slow clients, and one that is not.
 mod slow;
+/// Disks that hang, and disks that fail.
+mod slowdisk;
 /// As many requests as relay says reach the vendor, and every reader finds as many in the same bytes.
 mod smuggle;
 /// CPU per request beside nginx.
@@ -134,6 +142,9 @@ const DRILLS: &[(&str, Drill)] = &[
     ("reload", reload::run),
     #[cfg(feature = "postgres")]
     ("failover", failover::run),
+    ("diskfull", diskfull::run),
+    ("slowdisk", slowdisk::run),
+    ("clock", clock::run),
 ];
 
 fn main() -> ExitCode {

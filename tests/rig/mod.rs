@@ -169,18 +169,8 @@ impl Rig {
         format!(
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
-             [store]
-{}
-
-\
-             [audit]
-path = \"{}\"
-durability = \"{durability}\"
-{}
-[admin]
-token = \"file:admin.token\"
-
-\
+             [store]\n{}\n\n\
+             [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n{}\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
             s.workers,
