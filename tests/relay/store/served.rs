@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use relay::refusal::Code;
 
 use crate::refusals::refused;
+use tempfile::TempDir;
+
 use crate::rig::postgres::{Between, Database, OWNER, PASSWORD, SERVING, Server, program, shared};
 use crate::rig::{Rig, Settings, vendor};
 
@@ -18,8 +20,8 @@ fn section(database: &Database, port: u16) -> String {
     )
 }
 
-/// A relay over a database of its own.
-fn rig(server: &Server, database: &Database, port: u16) -> Rig {
+/// A relay over a database of its own, and the folder of the files that it reads at every start.
+fn rig(server: &Server, database: &Database, port: u16) -> (Rig, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let (password, ca) = (folder.path().join("password"), folder.path().join("ca.pem"));
     write_private(&password, PASSWORD);
@@ -30,9 +32,7 @@ fn rig(server: &Server, database: &Database, port: u16) -> Rig {
     let rig = Rig::with(Settings { store, ..Settings::default() }, |request, out| {
         vendor::answer_to(request, out, b"ok");
     });
-    // They are read at every start.
-    std::mem::forget(folder);
-    rig
+    (rig, folder)
 }
 
 fn write_private(path: &Path, text: &str) {
@@ -46,7 +46,7 @@ fn write_private(path: &Path, text: &str) {
 fn a_relay_over_postgresql_serves_what_was_added_before_its_restart_and_keeps_no_plaintext() {
     let Some(server) = shared() else { return };
     let database = server.database();
-    let mut rig = rig(server, &database, server.port());
+    let (mut rig, _files) = rig(server, &database, server.port());
     let (id, off) = (rig.secret("acme"), rig.secret("acme"));
     let token = rig.token("acme");
     assert_eq!(rig.admin("POST", &format!("/v1/secrets/{off}/disable"), None).status, 200);
@@ -76,7 +76,7 @@ fn while_postgresql_is_away_cold_requests_are_refused_in_time_and_it_heals_by_it
     let Some(server) = shared() else { return };
     let database = server.database();
     let between = Between::before(server.port());
-    let rig = rig(server, &database, between.port);
+    let (rig, _files) = rig(server, &database, between.port);
     let (warm, cold) = (rig.secret("acme"), rig.secret("globex"));
     let (token, other) = (rig.token("acme"), rig.token("globex"));
     assert_eq!(rig.get(&format!("/vendor/{warm}/x"), &token).status, 200);
@@ -153,7 +153,7 @@ fn the_schema_is_made_by_the_command_that_a_relay_without_it_names() {
 fn two_relays_on_one_store_serve_each_others_secrets_and_revoke_for_each_other() {
     let Some(server) = shared() else { return };
     let database = server.database();
-    let one = rig(server, &database, server.port());
+    let (one, _files) = rig(server, &database, server.port());
     // The same keys and issuer: the same deployment.
     let mut second = one.config();
     second.audit.path = Some(one.folder.path().join("second.jsonl"));
