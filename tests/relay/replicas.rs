@@ -211,7 +211,8 @@ fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
                 .map(|name| {
                     let (store, toml, keys) = (store.clone(), toml.clone(), keys.clone());
                     scope.spawn(move || {
-                        let sink = relay::audit::FileSink::open(&keys.join(format!("audit-{name}.jsonl")));
+                        let own = format!("path = \"audit-{name}.jsonl\"\nreplica = \"{name}\"");
+                        let toml = toml.replace("path = \"audit.jsonl\"", &own);
                         let config = relay::config::parse(
                             &toml,
                             "relay.toml",
@@ -221,7 +222,6 @@ fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
                         );
                         let options = relay::app::Options {
                             store: Some(Way::late(store, late)),
-                            sink: Some(Box::new(sink.unwrap())),
                             ..relay::app::Options::default()
                         };
                         let runtime = tokio::runtime::Builder::new_multi_thread()

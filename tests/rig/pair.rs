@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay::app::{Options, Running, start_with};
-use relay::audit::FileSink;
+use relay::config::{self, Files};
 use relay::stage::authorize::records::Bounds;
 use relay::store::Store;
 use relay::store::memory::Memory;
@@ -37,15 +37,15 @@ impl Pair {
     }
 
     pub fn start_second(&mut self) {
-        let sink = FileSink::open(&self.rig.folder.path().join("audit-b.jsonl")).unwrap();
-        let options = Options {
-            store: Some(self.ways[1].clone()),
-            sink: Some(Box::new(sink)),
-            bounds: self.bounds,
-            ..Options::default()
-        };
-        let mut config = self.rig.config();
-        config.audit.replica = Some("b".to_owned());
+        let toml = self
+            .rig
+            .toml()
+            .replace("path = \"audit.jsonl\"", "path = \"audit-b.jsonl\"\nreplica = \"second\"");
+        assert!(toml.contains("audit-b.jsonl"));
+        let config = config::parse(&toml, "relay.toml", self.rig.folder.path(), &[], Files::Required);
+        let config = config.unwrap_or_else(|report| panic!("{}", report.render(false)));
+        let options =
+            Options { store: Some(self.ways[1].clone()), bounds: self.bounds, ..Options::default() };
         let runtime = self.rig.runtime();
         let started = runtime.block_on(start_with(config, options, runtime.handle().clone()));
         self.second =
