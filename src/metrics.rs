@@ -34,6 +34,8 @@ pub struct Metrics {
     kms_state: Family<KmsStateLabels, Gauge<i64, AtomicI64>>,
     data_keys: Gauge<i64, AtomicI64>,
     dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
+    audit_sink_up: Family<SinkLabel, Gauge<i64, AtomicI64>>,
+    audit_lost: Family<SinkLabel, Counter>,
     token_refresh: Family<TokenLabels, Counter>,
     reload_successful: Gauge<i64, AtomicI64>,
     reload_at: Gauge<i64, AtomicI64>,
@@ -64,6 +66,11 @@ struct KmsStateLabels {
 struct DependencyLabels {
     dependency: &'static str,
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkLabel {
+    sink: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +116,8 @@ impl Metrics {
             kms_state: Family::default(),
             data_keys: Gauge::default(),
             dependency_state: Family::default(),
+            audit_sink_up: Family::default(),
+            audit_lost: Family::default(),
             token_refresh: Family::default(),
             reload_successful: Gauge::default(),
             reload_at: Gauge::default(),
@@ -194,6 +203,16 @@ impl Metrics {
             "1 for the state that something relay depends on is in",
             self.dependency_state.clone(),
         );
+        registry.register(
+            "audit_sink_up",
+            "1 if one of several sinks of the audit takes records",
+            self.audit_sink_up.clone(),
+        );
+        registry.register(
+            "audit_sink_lost_records",
+            "Records that one of several sinks of the audit never got",
+            self.audit_lost.clone(),
+        );
     }
 
     /// relay.toml was read, and taken over or not.
@@ -228,6 +247,13 @@ impl Metrics {
     /// Says whether a dependency is in this state.
     pub fn dependency_state(&self, dependency: &'static str, state: &'static str, is: bool) {
         self.dependency_state.get_or_create(&DependencyLabels { dependency, state }).set(is.into());
+    }
+
+    /// Says how one of several sinks of the audit stands, and how many records it has lost since the start.
+    pub fn audit_sink(&self, sink: &'static str, up: bool, lost: u64) {
+        self.audit_sink_up.get_or_create(&SinkLabel { sink }).set(up.into());
+        let counted = self.audit_lost.get_or_create(&SinkLabel { sink });
+        counted.inc_by(lost.saturating_sub(counted.get()));
     }
 
     /// The handles of one integration.

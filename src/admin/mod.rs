@@ -8,6 +8,7 @@ mod audit;
 mod customers;
 mod door;
 mod health;
+mod history;
 mod keys;
 mod policy;
 mod purge;
@@ -43,7 +44,7 @@ use crate::secret::Secret;
 use crate::stage::authorize::records::Records;
 use crate::store::Store;
 
-pub use audit::ANCHOR;
+pub use audit::REPLICAS;
 pub use door::Failures;
 pub use reload::{NotReloaded, Pending, Reload, Reloaded};
 
@@ -134,6 +135,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/secrets/{id}/disable", post(secrets::disable))
         .route("/v1/secrets/{id}/enable", post(secrets::enable))
         .route("/v1/customers/{customer}", delete(customers::forget))
+        .route("/v1/customers/{customer}/history", get(history::history))
         .route("/v1/integrations/{name}/rebind", post(keys::rebind))
         .route("/v1/keys", get(keys::status))
         .route("/v1/keys/rotate", post(keys::rotate))
@@ -143,6 +145,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/reload", post(reload::reload))
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))
+        .route("/v1/audit/anchors", get(audit::anchors))
         .route_layer(from_fn_with_state(admin.clone(), door::guard));
     Router::new()
         .merge(guarded)

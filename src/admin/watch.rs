@@ -57,7 +57,12 @@ fn worst(keys: &[KmsKeyStanding], (unavailable, denied): (State, State)) -> Opti
 }
 
 fn audit(admin: &Admin) -> Option<(State, String)> {
-    let error = admin.log.health().err()?;
+    let Err(error) = admin.log.health() else {
+        let mut members = admin.log.members().iter();
+        return members.find_map(|member| {
+            Some((State::AuditSinkDown, format!("{}: {}", member.name(), member.fault()?)))
+        });
+    };
     let state = if admin.log.hangs() { State::AuditHangs } else { State::AuditFails };
     Some((state, error.to_string()))
 }
@@ -115,6 +120,9 @@ fn show(admin: &Admin, standings: &[KmsKeyStanding]) {
             let is = standing == key.standing;
             admin.metrics.kms_state(key.provider, key.place, standing.as_str(), is);
         }
+    }
+    for member in admin.log.members() {
+        admin.metrics.audit_sink(member.name(), member.fault().is_none(), member.lost());
     }
     admin.metrics.data_keys(admin.keys.held());
 }

@@ -10,6 +10,8 @@ mod moved;
 mod operators;
 pub(crate) mod providers;
 mod reload;
+mod replicas;
+mod sinks;
 mod stop;
 mod workers;
 
@@ -46,8 +48,9 @@ use corridor::{Ground, Kept, plans};
 use generation::Generation;
 use issuers::Issuers;
 use operators::{api, open_admin, serve_admin};
-use providers::{open_log, open_records, open_sink};
+use providers::{open_log, open_records};
 use reload::{By, Reloader, State, Stopping};
+use sinks::open_sink;
 use stop::Background;
 use workers::Parts;
 
@@ -129,7 +132,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
-    let sink = sink.map_or_else(|| open_sink(&config), |given| Ok((given, false)))?;
+    let sink = sink.map_or_else(|| open_sink(&config.audit, &control), |given| Ok((given, false)))?;
     let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
     let mut ground = Ground::new(&metrics, &own, &control);

@@ -7,13 +7,11 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::generation::Generation;
-use super::{StartError, failed, moved, note};
-use crate::admin;
-use crate::audit::{Anchor, FileSink, Log, MemorySink, Setup, Signer, Sink};
+use super::{StartError, failed, moved, note, replicas};
+use crate::audit::{Anchor, Log, Setup, Signer, Sink, replica};
 #[cfg(feature = "azure")]
 use crate::config::AzureLogin;
 #[cfg(feature = "postgres")]
@@ -165,14 +163,6 @@ pub(crate) async fn open_store(choice: &StoreChoice, control: &Handle) -> Result
     }
 }
 
-/// Where the audit goes, and whether it is still there at the next start.
-pub(super) fn open_sink(config: &Config) -> Result<(Box<dyn Sink>, bool), StartError> {
-    Ok(match &config.audit.path {
-        Some(path) => (Box::new(FileSink::open(path).map_err(failed("[audit] path"))?), true),
-        None => (Box::new(MemorySink::default()), false),
-    })
-}
-
 /// Opens the audit with the store's own signing key, and keeps each anchor in the store. Only an audit that is
 /// kept in a file is missed when it is gone.
 pub(super) async fn open_log(
@@ -187,7 +177,13 @@ pub(super) async fn open_log(
     let seed = store_wide(&**store, keys, AUDIT_KEY).await.map_err(failed("[keys] and [store]"))?;
     let signer = Signer::from_seed(&seed).map_err(failed("[audit]"))?;
     let generation = Generation::of(store).await.map_err(failed("[store]"))?;
-    let newest = store.meta(admin::ANCHOR).await.map_err(failed("[store]"))?;
+    let given = config.audit.replica.as_deref();
+    let shared = matches!(config.store, StoreChoice::Postgres(_));
+    let alone = if shared { None } else { replicas::alone(store).await.map_err(failed("[store]"))? };
+    let named = replica::named(&mut *sink, given, alone, signer.public_key());
+    let replica = named.map_err(failed("[audit] replica"))?;
+    let place = replica::anchor_name(&replica);
+    let newest = store.meta(&place).await.map_err(failed("[store]"))?;
     let newest = newest.and_then(|line| Anchor::parse(&line));
     let known = newest.as_ref().filter(|anchor| kept_in_file && anchor.is_signed_by(signer.public_key()));
     // Before the log is opened: its first anchor would say that all is as it should be.
@@ -198,19 +194,15 @@ pub(super) async fn open_log(
         }
         tracing::warn!(why, "an older store is accepted, as asked");
     }
-    let (kept, handle) = (store.clone(), control.clone());
-    let on_anchor = move |anchor: Anchor| {
-        let line = Bytes::copy_from_slice(anchor.as_bytes());
-        if let Err(error) = handle.block_on(kept.put_meta(admin::ANCHOR, line)) {
-            tracing::warn!(%error, "the newest audit anchor could not be kept in the store");
-        }
-    };
+    replicas::note(store, &replica).await.map_err(failed("[store]"))?;
+    let on_anchor = replicas::keeper(store.clone(), place, newest.as_ref(), control.clone());
     let setup = Setup {
+        replica,
         durability: config.audit.durability,
         signer,
         newest,
         generation: generation.shown(),
-        on_anchor: Box::new(on_anchor),
+        on_anchor,
     };
     let log = Arc::new(Log::open(sink, setup).map_err(failed("[audit] path"))?);
     if let Some(why) = behind {

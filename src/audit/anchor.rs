@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublic
 use serde::Deserialize;
 
 use super::AuditError;
-use super::line::{ANCHOR_CHAIN, ANCHOR_START, genesis};
+use super::line::{ANCHOR_CHAIN, ANCHOR_START, anchor_genesis};
 use super::record::{Hash, Head, Stamp, base64, begin, from_text, hash, number, to_text};
 use crate::secret::Secret;
 
@@ -63,6 +63,12 @@ pub(super) enum Why {
     Start,
     Due,
     Asked,
+    /// The last line of a segment that is full.
+    Turn,
+    /// The first line of the one that goes on.
+    Segment,
+    /// Says that whole segments are deleted because their time is over.
+    Retain,
     Close,
 }
 
@@ -72,6 +78,9 @@ impl Why {
             Self::Start => "start",
             Self::Due => "due",
             Self::Asked => "asked",
+            Self::Turn => "turn",
+            Self::Segment => "segment",
+            Self::Retain => "retain",
             Self::Close => "close",
         }
     }
@@ -86,8 +95,11 @@ pub struct Anchor {
     prev: Hash,
     time: String,
     generation: u64,
+    replica: Option<Arc<str>>,
     key: PublicKey,
     pub(super) why: Why,
+    /// Up to which anchor, it included, the segments were deleted because their time was over.
+    pub(super) cut: Option<u64>,
     pub(super) order: Hash,
     pub(super) heads: Vec<Head>,
 }
@@ -101,6 +113,8 @@ struct Shape<'a> {
     time: &'a str,
     kind: &'a str,
     why: Why,
+    replica: Option<&'a str>,
+    cut: Option<u64>,
     generation: u64,
     order: &'a str,
     #[serde(borrow)]
@@ -136,6 +150,8 @@ impl Anchor {
             prev: from_text(shape.prev)?,
             time: shape.time.to_owned(),
             generation: shape.generation,
+            replica: shape.replica.map(Into::into),
+            cut: shape.cut,
             key: PublicKey::parse(shape.key)?,
             why: shape.why,
             order: from_text(shape.order)?,
@@ -148,7 +164,7 @@ impl Anchor {
         &self.line
     }
 
-    /// Its number among all anchors of the file, 1 for the first.
+    /// Its number among all anchors of the replica, 1 for the first.
     pub const fn seq(&self) -> u64 {
         self.seq
     }
@@ -161,6 +177,11 @@ impl Anchor {
     /// The store's generation when it was made.
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Which replica wrote it; files from before replicas had names do not say.
+    pub fn replica(&self) -> Option<&str> {
+        self.replica.as_deref()
     }
 
     /// The key that it says it was signed with.
@@ -180,15 +201,17 @@ impl Anchor {
 
     /// Whether it directly follows `before`, or is the first of all if there is none.
     pub(super) fn follows(&self, before: Option<(u64, Hash)>) -> bool {
-        let (seq, hash) = before.unwrap_or_else(|| (0, genesis(ANCHOR_CHAIN)));
+        let (seq, hash) = before.unwrap_or_else(|| (0, anchor_genesis(self.replica())));
         self.seq == seq.saturating_add(1) && self.prev == hash
     }
 }
 
 /// What the writer puts into an anchor.
 pub(super) struct Draft<'a> {
+    pub(super) replica: &'a str,
     pub(super) before: Option<(u64, Hash)>,
     pub(super) why: Why,
+    pub(super) cut: Option<u64>,
     pub(super) generation: u64,
     pub(super) order: Hash,
     pub(super) heads: &'a [Head],
@@ -197,12 +220,19 @@ pub(super) struct Draft<'a> {
 impl Draft<'_> {
     /// Signs the anchor; its line has no line feed yet.
     pub(super) fn sign(&self, signer: &Signer) -> Option<Anchor> {
-        let (seq, prev) = self.before.unwrap_or_else(|| (0, genesis(ANCHOR_CHAIN)));
+        let (seq, prev) = self.before.unwrap_or_else(|| (0, anchor_genesis(Some(self.replica))));
         let mut line = Vec::new();
         begin(&mut line, ANCHOR_CHAIN, seq.saturating_add(1), &prev, &mut Stamp::default());
         line.extend_from_slice(b"anchor\",\"why\":\"");
         line.extend_from_slice(self.why.as_str().as_bytes());
-        line.extend_from_slice(b"\",\"generation\":");
+        line.extend_from_slice(b"\",\"replica\":\"");
+        line.extend_from_slice(self.replica.as_bytes());
+        line.push(b'"');
+        if let Some(cut) = self.cut {
+            line.extend_from_slice(b",\"cut\":");
+            number(&mut line, cut);
+        }
+        line.extend_from_slice(b",\"generation\":");
         number(&mut line, self.generation);
         line.extend_from_slice(b",\"order\":\"");
         base64(&mut line, &self.order);

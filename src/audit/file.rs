@@ -4,20 +4,25 @@
 //! the next one would be glued to it and a chain would break. It only ever appends.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::line::{self, ANCHOR_START, Read, Record};
+use super::line::{self, ANCHOR_START, GAP_START, Read, Record};
 use super::record::{Hash, Head, Order, hash};
+use super::rotation::{Age, Rotation};
+use super::segments::{self, identity};
 use super::{Anchor, Durability};
 
 /// A call that brings everything appended so far to the disk, from another thread.
 pub type Syncer = Box<dyn FnMut() -> io::Result<()> + Send>;
+
+/// A call that deletes the segments up to the anchor of this number, from another thread.
+pub type Eraser = Box<dyn FnMut(u64) + Send>;
 
 /// Where audit lines are appended.
 pub trait Sink: Send {
@@ -34,6 +39,55 @@ pub trait Sink: Send {
     fn syncer(&self) -> io::Result<Syncer> {
         Ok(Box::new(|| Ok(())))
     }
+
+    /// Whether it still stands where it was opened, asked about once a second. True if it did not and what
+    /// follows goes to a new place, which an anchor must begin.
+    fn look(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether the segment is full.
+    fn turn_due(&self) -> bool {
+        false
+    }
+
+    /// Ends the segment behind the anchor `through`, and begins another. After an error it goes on in the
+    /// one that there is.
+    fn turn(&mut self, _through: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The number of the anchor that ends the newest segment whose time is over.
+    fn expired(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// For deleting such segments, once an anchor that says so is on the disk.
+    fn eraser(&self) -> Eraser {
+        Box::new(|_| {})
+    }
+
+    /// Where its lines can be read again.
+    fn path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// What it consists of, if it is several, and how each stands.
+    fn members(&self) -> Vec<Arc<dyn Member>> {
+        Vec::new()
+    }
+}
+
+/// One of several places that the audit goes to.
+pub trait Member: Send + Sync {
+    /// The word for it in metrics.
+    fn name(&self) -> &'static str;
+
+    /// Why it takes nothing now; `None` if it does.
+    fn fault(&self) -> Option<String>;
+
+    /// Records that it never got, since the start.
+    fn lost(&self) -> u64;
 }
 
 /// What an earlier process left behind its newest anchor, to be sealed by this one's first.
@@ -61,6 +115,9 @@ impl Inherited {
                 heads.clear();
                 continue;
             }
+            if text.starts_with(GAP_START) {
+                continue;
+            }
             let hash = hash(&text);
             found.order.add(&hash);
             if let Ok(record) = Record::parse(&text) {
@@ -74,7 +131,12 @@ impl Inherited {
 
 /// An append-only file, 0600, held by one process at a time.
 pub struct FileSink {
-    file: File,
+    file: Arc<File>,
+    path: PathBuf,
+    rotation: Rotation,
+    age: Age,
+    /// The files that the syncer has to bring to the disk, the last of them the one that is written to.
+    unsynced: Arc<Mutex<Vec<Arc<File>>>>,
     /// Whether it can be cut; a device cannot.
     regular: bool,
     /// Up to where it holds what was acknowledged.
@@ -83,24 +145,60 @@ pub struct FileSink {
     torn: bool,
     /// Whether an error left bytes behind that could not be cut off yet.
     dirty: bool,
+    /// Whether something else stands in its place: nothing is written until that is gone.
+    displaced: bool,
 }
 
 impl FileSink {
     /// Opens or creates the file and syncs its folder. Fails if another process holds it.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            io::Error::new(io::ErrorKind::WouldBlock, "another process writes to this audit file")
-        })?;
+        Self::rotating(path, Rotation::default())
+    }
+
+    /// As [`FileSink::open`], with segments that end and are deleted by `rotation`.
+    pub fn rotating(path: &Path, rotation: Rotation) -> io::Result<Self> {
+        let file = locked(path)?;
         let about = file.metadata()?;
         let regular = about.is_file();
         if regular {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()?;
+            File::open(segments::folder(path))?.sync_all()?;
+            mend_turn(path, &about)?;
         }
         let good = if regular { about.len() } else { 0 };
         let torn = good > 0 && byte_at(&file, good - 1)? != b'\n';
-        Ok(Self { file, regular, good, torn, dirty: false })
+        let age = Age::of(first_line(&file, good)?.as_deref());
+        let file = Arc::new(file);
+        let unsynced = Arc::new(Mutex::new(vec![Arc::clone(&file)]));
+        let path = path.to_owned();
+        Ok(Self { file, path, rotation, age, unsynced, regular, good, torn, dirty: false, displaced: false })
+    }
+
+    /// From here on everything goes to `file`, which is empty.
+    fn go_on_in(&mut self, file: File) {
+        self.file = Arc::new(file);
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        unsynced.push(Arc::clone(&self.file));
+        drop(unsynced);
+        self.age = Age::of(None);
+        (self.good, self.torn, self.dirty, self.displaced) = (0, false, false, false);
+    }
+
+    /// What to do where the path no longer leads to this file.
+    fn replace(&mut self) -> io::Result<bool> {
+        self.displaced = true;
+        let file = locked(&self.path)?;
+        if !file.metadata()?.is_file() || file.metadata()?.len() > 0 {
+            let why =
+                "another file was put in the place of the audit file; move it away, or put the audit back";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        File::open(segments::folder(&self.path))?.sync_all()?;
+        tracing::warn!(
+            path = %self.path.display(),
+            "the audit file was moved away; the audit goes on in a new one, and verifies only together with it"
+        );
+        self.go_on_in(file);
+        Ok(true)
     }
 
     fn cut_back(&mut self) -> io::Result<()> {
@@ -113,11 +211,12 @@ impl FileSink {
 
     fn write_through(&mut self, bytes: &[u8], durability: Durability) -> io::Result<u64> {
         let mut written = bytes.len() as u64;
+        let mut file = &*self.file;
         if self.torn {
-            self.file.write_all(b"\n")?;
+            file.write_all(b"\n")?;
             written += 1;
         }
-        self.file.write_all(bytes)?;
+        file.write_all(bytes)?;
         if durability == Durability::Synced {
             self.file.sync_data()?;
         }
@@ -127,11 +226,17 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn append(&mut self, bytes: &[u8], durability: Durability) -> io::Result<()> {
+        if self.displaced {
+            self.look()?;
+        }
         if self.dirty {
             self.cut_back()?;
         }
         match self.write_through(bytes, durability) {
             Ok(written) => {
+                if self.good == 0 {
+                    self.age.begins_with(written);
+                }
                 self.good += written;
                 self.torn = false;
                 Ok(())
@@ -147,20 +252,141 @@ impl Sink for FileSink {
     }
 
     fn inherited(&mut self) -> io::Result<Inherited> {
-        if self.good == 0 {
-            return Ok(Inherited::default());
-        }
-        let start = newest_anchor(&self.file, self.good)?;
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(start))?;
-        Inherited::read(BufReader::with_capacity(64 * 1024, file.take(self.good - start)))
+        let own = if self.good == 0 { None } else { newest_anchor(&self.file, self.good)? };
+        let rest = piece(&self.file, own.unwrap_or(0), self.good)?;
+        let before = if own.is_none() && self.regular { segments::segments(&self.path)?.pop() } else { None };
+        // A crash between the end of a segment and the first anchor of the next.
+        let Some(before) = before else { return Inherited::read(rest) };
+        let file = File::open(&before.path)?;
+        let len = file.metadata()?.len();
+        let start = newest_anchor(&file, len)?.unwrap_or(0);
+        Inherited::read(BufReader::new(piece(&file, start, len)?.chain(rest)))
     }
 
     fn syncer(&self) -> io::Result<Syncer> {
-        let file = self.file.try_clone()?;
-        let regular = self.regular;
-        Ok(Box::new(move || if regular { file.sync_data() } else { Ok(()) }))
+        let (unsynced, regular) = (Arc::clone(&self.unsynced), self.regular);
+        Ok(Box::new(move || {
+            let files = unsynced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if !regular {
+                return Ok(());
+            }
+            files.iter().try_for_each(|file| file.sync_data())?;
+            // Those that are full are done with; the last is still written to.
+            let mut unsynced = unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+            unsynced.drain(..files.len().saturating_sub(1));
+            Ok(())
+        }))
     }
+
+    fn look(&mut self) -> io::Result<bool> {
+        if !self.regular {
+            return Ok(false);
+        }
+        let own = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(there) if identity(&there) == identity(&own) => {
+                self.displaced = false;
+                if own.len() < self.good && !self.dirty {
+                    tracing::error!("the audit file was cut short by someone else: what is missing is lost");
+                    self.good = own.len();
+                    self.torn = self.good > 0 && byte_at(&self.file, self.good - 1)? != b'\n';
+                }
+                Ok(false)
+            }
+            Ok(_) => self.replace(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.regular.then(|| self.path.clone())
+    }
+
+    fn turn_due(&self) -> bool {
+        self.regular && self.rotation.is_due(self.good, &self.age)
+    }
+
+    fn turn(&mut self, through: u64) -> io::Result<()> {
+        self.age.turn_tried();
+        let full = segments::name(&self.path, crate::clock::unix_seconds(), through);
+        let next = self.path.with_extension("next");
+        let _ = fs::remove_file(&next);
+        let file = locked(&next)?;
+        // By a second name first, so that there is always a file at the path, held by this process.
+        fs::hard_link(&self.path, &full).or_else(|_| fs::rename(&self.path, &full))?;
+        if let Err(error) = fs::rename(&next, &self.path) {
+            // Does nothing where both names are this file's.
+            if fs::rename(&full, &self.path).is_ok() {
+                let _ = fs::remove_file(&full);
+            }
+            return Err(error);
+        }
+        File::open(segments::folder(&self.path))?.sync_all()?;
+        self.go_on_in(file);
+        Ok(())
+    }
+
+    fn expired(&self) -> io::Result<Option<u64>> {
+        let Some(before) = self.rotation.forgets_before() else { return Ok(None) };
+        let all = segments::segments(&self.path)?;
+        Ok(all.iter().take_while(|segment| segment.ended < before).map(|segment| segment.through).max())
+    }
+
+    fn eraser(&self) -> Eraser {
+        let path = self.path.clone();
+        Box::new(move |through| {
+            let all = segments::segments(&path).unwrap_or_default();
+            for segment in all.into_iter().filter(|segment| segment.through <= through) {
+                match fs::remove_file(&segment.path) {
+                    Ok(()) => tracing::info!(segment = %segment.path.display(), "its time is over: deleted"),
+                    Err(error) => {
+                        tracing::warn!(%error, segment = %segment.path.display(), "cannot be deleted");
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Opens or creates the file at `path` and holds it against every other process.
+fn locked(path: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            io::Error::new(io::ErrorKind::WouldBlock, "another process writes to this audit file")
+        })?;
+        // Between the two the process that held it may have ended a segment: then this is the full one.
+        let there = fs::metadata(path);
+        if there.is_ok_and(|there| identity(&there) == file.metadata().as_ref().map_or((0, 0), identity)) {
+            return Ok(file);
+        }
+    }
+}
+
+/// A crash in the midst of a turn left the file under two names: the turn has not happened.
+fn mend_turn(path: &Path, about: &fs::Metadata) -> io::Result<()> {
+    let _ = fs::remove_file(path.with_extension("next"));
+    for segment in segments::segments(path)? {
+        if fs::metadata(&segment.path).is_ok_and(|there| identity(&there) == identity(about)) {
+            fs::remove_file(&segment.path)?;
+        }
+    }
+    Ok(())
+}
+
+fn first_line(file: &File, len: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    let read = line::read(&mut piece(file, 0, len)?, &mut text)?;
+    Ok((read == Read::Whole).then_some(text))
+}
+
+fn piece(file: &File, start: u64, end: u64) -> io::Result<BufReader<io::Take<File>>> {
+    let mut file = file.try_clone()?;
+    if end > 0 {
+        file.seek(SeekFrom::Start(start))?;
+    }
+    Ok(BufReader::with_capacity(64 * 1024, file.take(end.saturating_sub(start))))
 }
 
 fn byte_at(file: &File, at: u64) -> io::Result<u8> {
@@ -169,8 +395,8 @@ fn byte_at(file: &File, at: u64) -> io::Result<u8> {
     Ok(byte[0])
 }
 
-/// Where the newest whole anchor begins, or 0 if there is none. Reads backwards.
-fn newest_anchor(file: &File, len: u64) -> io::Result<u64> {
+/// Where the newest whole anchor begins. Reads backwards.
+fn newest_anchor(file: &File, len: u64) -> io::Result<Option<u64>> {
     const PIECE: u64 = 64 * 1024;
     let overlap = ANCHOR_START.len() as u64;
     let mut end = len;
@@ -182,19 +408,17 @@ fn newest_anchor(file: &File, len: u64) -> io::Result<u64> {
         for found in memchr::memmem::rfind_iter(&piece, ANCHOR_START) {
             let at = start + found as u64;
             if (at == 0 || byte_at(file, at - 1)? == b'\n') && is_anchor(file, at, len)? {
-                return Ok(at);
+                return Ok(Some(at));
             }
         }
         end = start;
     }
-    Ok(0)
+    Ok(None)
 }
 
 fn is_anchor(file: &File, at: u64, len: u64) -> io::Result<bool> {
-    let mut file = file.try_clone()?;
-    file.seek(SeekFrom::Start(at))?;
     let mut text = Vec::new();
-    line::read(&mut BufReader::new(file.take(len - at)), &mut text)?;
+    line::read(&mut piece(file, at, len)?, &mut text)?;
     Ok(Anchor::parse(&text).is_some())
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A line that relay did not write so is no record, however close it comes.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead};
 
 use serde::Deserialize;
 
 use super::record::{Hash, from_text, hash};
+use crate::clock;
 
 /// A line longer than this is damage; the rest of it is read past. relay's longest is far below.
 const LONGEST: usize = 1024 * 1024;
@@ -21,6 +23,19 @@ pub(super) const ANCHOR_CHAIN: &str = "anchor";
 pub(super) fn genesis(chain: &str) -> Hash {
     hash(chain.as_bytes())
 }
+
+/// What a replica's first anchor names as its predecessor.
+pub(super) fn anchor_genesis(replica: Option<&str>) -> Hash {
+    replica.map_or_else(|| genesis(ANCHOR_CHAIN), |replica| genesis(&format!("{ANCHOR_CHAIN}/{replica}")))
+}
+
+/// Which replica wrote a chain, by its name.
+pub(super) fn replica_of(chain: &str) -> Option<&str> {
+    chain.rsplit_once('/').map(|(replica, _)| replica)
+}
+
+/// How a line begins that says that lines are missing here, which one of several sinks never got.
+pub(super) const GAP_START: &[u8] = b"{\"v\":1,\"kind\":\"gap\",";
 
 /// What checking needs of a record.
 pub(super) struct Record<'a> {
@@ -56,6 +71,17 @@ impl<'a> Record<'a> {
         let Shape { chain, seq, kind, request_id, .. } = shape;
         Ok(Self { chain, seq, prev, kind, request_id })
     }
+}
+
+/// When a line was written, in seconds since 1970.
+pub(super) fn time_of(line: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Timed<'a> {
+        #[serde(borrow)]
+        time: Cow<'a, str>,
+    }
+    let timed: Timed<'_> = serde_json::from_slice(line).ok()?;
+    clock::parse_rfc3339(&timed.time)
 }
 
 /// Whether a line was read, and whether it was whole.

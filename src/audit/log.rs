@@ -4,6 +4,7 @@
 //! come in through [`Setup`] and a [`Sink`].
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::chain::Chain;
+use super::file::Member;
 use super::record::Order;
+use super::rounds::Rounds;
 use super::writer::{Desk, Held, Message, Writer, publish};
 use super::{Anchor, AuditError, Durability, PublicKey, Signer, Sink};
 
@@ -22,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a log needs beside its sink.
 pub struct Setup {
+    /// Which replica this is: the same name at every start, and no other replica's. 1 to 64 of a-z, 0-9, dot,
+    /// underscore and hyphen. Stands in every anchor and in the name of every chain.
+    pub replica: String,
     /// When a record counts as written.
     pub durability: Durability,
     /// Signs the anchors.
@@ -39,8 +45,11 @@ pub struct Setup {
 pub struct Log {
     desk: Arc<Desk>,
     public: PublicKey,
-    /// Random, so that chains of two processes never share a name.
+    replica: String,
+    /// The replica, and something random, so that chains of two processes never share a name.
     process: String,
+    members: Vec<Arc<dyn Member>>,
+    path: Option<PathBuf>,
     started: AtomicUsize,
     chains: Mutex<Vec<Chain>>,
     threads: Mutex<Option<Threads>>,
@@ -59,8 +68,9 @@ impl Log {
     pub fn open(mut sink: Box<dyn Sink>, setup: Setup) -> Result<Self, AuditError> {
         let failed = |error: std::io::Error| AuditError(error.to_string());
         let inherited = sink.inherited().map_err(failed)?;
-        let sync = sink.syncer().map_err(failed)?;
-        let Setup { durability, signer, newest, generation, on_anchor } = setup;
+        let (sync, erase, members) = (sink.syncer().map_err(failed)?, sink.eraser(), sink.members());
+        let path = sink.path();
+        let Setup { replica, durability, signer, newest, generation, on_anchor } = setup;
         let public = signer.public_key();
         let before = predecessor(inherited.anchor.as_ref(), newest.as_ref(), public);
         let mut nonce = [0; 8];
@@ -70,6 +80,7 @@ impl Log {
         let desk = Arc::new(Desk::new(send));
         let (publisher, anchors) = mpsc::channel();
         let mut writer = Writer {
+            replica: replica.as_str().into(),
             sink,
             durability,
             desk: Arc::clone(&desk),
@@ -82,18 +93,22 @@ impl Log {
             order: Order::new(),
             unsealed: false,
             held: Held::default(),
+            rounds: Rounds::default(),
         };
         writer.inherit(inherited);
         let writer = spawn("audit", move || writer.run())?;
         let (alive, published) = mpsc::channel();
         let publisher = spawn("audit-anchors", move || {
-            publish(&anchors, sync, &on_anchor);
+            publish(&anchors, (sync, erase), &on_anchor);
             drop(alive);
         })?;
         Ok(Self {
             desk,
             public,
-            process: format!("{:016x}", u64::from_be_bytes(nonce)),
+            process: format!("{replica}/{:016x}", u64::from_be_bytes(nonce)),
+            replica,
+            members,
+            path,
             started: AtomicUsize::new(0),
             chains: Mutex::default(),
             threads: Mutex::new(Some(Threads { writer, publisher, published })),
@@ -107,6 +122,21 @@ impl Log {
         let chain = Chain::new(Arc::clone(&self.desk), format!("{}-{number}", self.process).into());
         self.chains.lock().unwrap_or_else(PoisonError::into_inner).push(chain.clone());
         chain
+    }
+
+    /// Which replica this is.
+    pub fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    /// The places that the audit goes to, if there are several, and how each stands.
+    pub fn members(&self) -> &[Arc<dyn Member>] {
+        &self.members
+    }
+
+    /// The file in which its lines can be read again.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// What the anchors are checked with.

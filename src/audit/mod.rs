@@ -6,20 +6,33 @@
 
 pub mod anchor;
 pub mod chain;
+pub mod collector;
+pub mod fan;
 pub mod file;
+pub mod history;
 pub mod log;
 pub mod verify;
 
+mod lane;
 mod line;
 mod record;
+pub mod replica;
+pub mod rotation;
+mod rounds;
+pub mod segments;
+pub mod several;
+mod stdout;
 mod tracks;
 mod writer;
 
 pub use anchor::{Anchor, PublicKey, Signer};
 pub use chain::{Chain, Written};
-pub use file::{FileSink, MemorySink, Sink};
+pub use fan::FanOut;
+pub use file::{FileSink, Member, MemorySink, Sink};
+pub use lane::Outlet;
 pub use log::{Log, Setup, newest_anchor};
-pub use verify::{Verdict, verify};
+pub use rotation::Rotation;
+pub use verify::{Problem, Verdict, verify};
 
 use crate::model::{Customer, IntegrationName, RequestId, SecretId};
 

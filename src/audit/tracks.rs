@@ -133,6 +133,15 @@ impl Tracks {
         });
     }
 
+    /// An anchor behind segments that are not here: where it says that the chains stand, they are followed from.
+    pub(super) fn begin(&mut self, line: u64, anchor: &Anchor) {
+        let track = |head: &Head| {
+            let last = Place { line, seq: head.seq, hash: head.hash, sealed: true };
+            ((*head.chain).into(), Track { last, misfit: None, unsealed: false })
+        };
+        self.chains = anchor.heads.iter().map(track).collect();
+    }
+
     /// The file ends: nobody vouches for what is still open.
     pub(super) fn end(&mut self, line: u64) {
         let Self { chains, found } = self;
@@ -229,7 +238,7 @@ impl Track {
 impl Found {
     fn problem(&mut self, line: u64, chain: Option<&str>, seq: Option<u64>, what: String) {
         if self.problems.len() < MOST {
-            self.problems.push(Problem { line, chain: chain.map(str::to_owned), seq, what });
+            self.problems.push(Problem { file: None, line, chain: chain.map(str::to_owned), seq, what });
         }
     }
 
@@ -265,6 +274,6 @@ impl From<Gap> for Problem {
             0 => "is missing before this line".to_owned(),
             more => format!("and the {more} behind it are missing before this line"),
         };
-        Self { line: noticed, chain: Some(chain.into()), seq: Some(first), what }
+        Self { file: None, line: noticed, chain: Some(chain.into()), seq: Some(first), what }
     }
 }

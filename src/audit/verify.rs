@@ -11,7 +11,7 @@ use std::io::{self, BufRead};
 use uuid::Uuid;
 
 use super::anchor::Why;
-use super::line::{self, Read, Record};
+use super::line::{self, GAP_START, Read, Record};
 use super::record::{Hash, Order, hash};
 use super::tracks::Tracks;
 use super::{Anchor, PublicKey};
@@ -24,6 +24,9 @@ const MOST_LISTED: usize = 10_000;
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
+    /// The file, where several were checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// The line, 1 for the first; the one before which records are missing.
     pub line: u64,
     /// The chain, where it is known.
@@ -36,6 +39,9 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{} ", file.escape_debug())?;
+        }
         write!(f, "line {}: ", self.line)?;
         match (&self.chain, self.seq) {
             (Some(chain), Some(seq)) => write!(f, "record {seq} of chain {}", chain.escape_debug())?,
@@ -49,6 +55,12 @@ impl fmt::Display for Problem {
 /// What [`verify`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Verdict {
+    /// Which replica wrote it, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
+    /// The files that were checked, where there were several, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
     /// Records, anchors included.
     pub records: u64,
     /// How many there are of each kind.
@@ -82,36 +94,26 @@ pub fn verify(
     key: Option<PublicKey>,
     newest: Option<&Anchor>,
 ) -> io::Result<Verdict> {
-    let mut check = Check {
-        key,
-        newest,
-        newest_seen: false,
-        verdict: Verdict::default(),
-        tracks: Tracks::default(),
-        order: Order::new(),
-        before: None,
-        before_is_bad: false,
-        damaged_at: None,
-        open: HashMap::new(),
-    };
+    let mut check = Check::new(key, newest);
     if key.is_none() {
         check.warn("no key was given: the anchors are checked against the file's own first one".into());
     }
-    let mut text = Vec::new();
-    let mut number = 0;
-    loop {
-        let read = line::read(&mut source, &mut text)?;
-        if read == Read::End {
-            break;
-        }
-        number += 1;
-        check.line(number, &text, read);
-    }
-    Ok(check.end(number))
+    check.read(&mut source)?;
+    Ok(check.end())
 }
 
-struct Check<'a> {
+/// One replica's audit, line by line.
+pub(super) struct Check<'a> {
     key: Option<PublicKey>,
+    /// Lines so far, and with which of them each file began.
+    lines: u64,
+    files: Vec<(u64, String)>,
+    /// Where the first anchor of all stands, and which one is missing before it.
+    begins_behind: Option<(u64, u64)>,
+    /// Up to which anchor relay itself says that it deleted segments.
+    cut: u64,
+    /// Whether what stands before the first line and behind the last is none of its business.
+    part: bool,
     newest: Option<&'a Anchor>,
     newest_seen: bool,
     verdict: Verdict,
@@ -126,12 +128,70 @@ struct Check<'a> {
     open: HashMap<Uuid, u64>,
 }
 
+impl<'a> Check<'a> {
+    pub(super) fn new(key: Option<PublicKey>, newest: Option<&'a Anchor>) -> Self {
+        Self {
+            key,
+            lines: 0,
+            files: Vec::new(),
+            begins_behind: None,
+            cut: 0,
+            part: false,
+            newest,
+            newest_seen: false,
+            verdict: Verdict::default(),
+            tracks: Tracks::default(),
+            order: Order::new(),
+            before: None,
+            before_is_bad: false,
+            damaged_at: None,
+            open: HashMap::new(),
+        }
+    }
+
+    /// Only a part of the whole is to be checked.
+    pub(super) const fn only_a_part(&mut self) {
+        self.part = true;
+    }
+
+    /// What is read next is this file.
+    pub(super) fn file(&mut self, name: String) {
+        self.verdict.files.push(name.clone());
+        self.files.push((self.lines, name));
+    }
+
+    /// Takes all lines of `source`.
+    pub(super) fn read(&mut self, source: &mut impl BufRead) -> io::Result<()> {
+        let mut text = Vec::new();
+        loop {
+            let read = line::read(source, &mut text)?;
+            if read == Read::End {
+                return Ok(());
+            }
+            self.lines += 1;
+            self.line(self.lines, &text, read);
+        }
+    }
+
+    /// Whether this is the first line of a file.
+    fn begins_file(&self, number: u64) -> bool {
+        number == 1 || self.files.last().is_some_and(|(before, _)| before + 1 == number)
+    }
+}
+
 impl Check<'_> {
     fn line(&mut self, number: u64, text: &[u8], read: Read) {
         if let Some(anchor) = Anchor::parse(text) {
             self.count("anchor");
             self.anchor(number, &anchor);
             return;
+        }
+        // In no chain and under no signature, so it excuses nothing: what is missing is a problem.
+        if text.starts_with(GAP_START) && read == Read::Whole {
+            let (file, number) = self.place(number);
+            let said = String::from_utf8_lossy(text).escape_debug().to_string();
+            return self
+                .warn(format!("{file}line {number}: relay itself says that lines are missing: {said}"));
         }
         let hash = hash(text);
         self.order.add(&hash);
@@ -143,8 +203,9 @@ impl Check<'_> {
                 self.tracks.record(number, &record, hash);
             }
             Err(_) if read == Read::Open => {
+                let (file, number) = self.place(number);
                 self.warn(format!(
-                    "line {number}: the last line is not whole: a crash, or still being written"
+                    "{file}line {number}: the last line is not whole: a crash, or still being written"
                 ));
             }
             Err(what) => {
@@ -158,9 +219,14 @@ impl Check<'_> {
         let key = *self.key.get_or_insert(anchor.key());
         let seq = anchor.seq();
         if anchor.is_signed_by(key) {
-            self.succession(number, anchor);
-            self.tracks.seal(number, anchor);
-            self.judge_section(number, anchor);
+            let goes_on = self.succession(number, anchor);
+            if goes_on {
+                self.tracks.seal(number, anchor);
+                self.judge_section(number, anchor);
+            } else {
+                self.tracks.begin(number, anchor);
+            }
+            self.cut = self.cut.max(anchor.cut.unwrap_or(0));
             self.before_is_bad = false;
             self.verdict.unsealed = 0;
             self.verdict.newest_anchor = Some(anchor.time().to_owned());
@@ -176,9 +242,19 @@ impl Check<'_> {
         self.before = Some((seq, anchor.hash()));
     }
 
-    /// Whether the anchor follows the one before it, and is the one that is known outside.
-    fn succession(&mut self, number: u64, anchor: &Anchor) {
+    /// Whether the anchor follows the one before it, and is the one that is known outside. False if whole
+    /// segments are not here, so that it is the anchor itself that says where the chains stand.
+    fn succession(&mut self, number: u64, anchor: &Anchor) -> bool {
         let seq = anchor.seq();
+        if let Some(replica) = anchor.replica() {
+            match &self.verdict.replica {
+                Some(own) if own != replica => {
+                    self.tracks.problem(number, Some(seq), "is another replica's");
+                }
+                Some(_) => {}
+                None => self.verdict.replica = Some(replica.to_owned()),
+            }
+        }
         if let Some(newest) = self.newest.filter(|newest| newest.seq() == seq) {
             self.newest_seen = true;
             if newest.hash() != anchor.hash() {
@@ -190,14 +266,22 @@ impl Check<'_> {
             }
         }
         if self.before_is_bad || anchor.follows(self.before) {
-            return;
+            return true;
         }
         let next = self.before.map_or(1, |(seq, _)| seq.saturating_add(1));
-        if seq > next {
-            self.tracks.anchors_missing(next, seq - 1, number);
-        } else {
+        if seq <= next {
             self.tracks.problem(number, Some(seq), "does not follow the anchor before it");
+        } else if number == 1 {
+            self.begins_behind = Some((number, seq - 1));
+            return false;
+        } else if self.begins_file(number) {
+            let what = format!("is the first of a file, and {next} should be: a segment between is missing");
+            self.tracks.problem(number, Some(seq), &what);
+            return false;
+        } else {
+            self.tracks.anchors_missing(next, seq - 1, number);
         }
+        true
     }
 
     /// What only the order of all lines since the last anchor shows; and whether a line that is no
@@ -208,7 +292,8 @@ impl Check<'_> {
         match torn {
             Some(at) if as_written && anchor.why == Why::Start => {
                 self.tracks.take();
-                self.warn(format!("line {at}: torn by a crash before relay started again"));
+                let (file, at) = self.place(at);
+                self.warn(format!("{file}line {at}: torn by a crash before relay started again"));
             }
             _ if !as_written && self.tracks.clean() => {
                 let what = "does not name the lines before it in this order: some were swapped";
@@ -232,9 +317,14 @@ impl Check<'_> {
         }
     }
 
-    fn end(mut self, lines: u64) -> Verdict {
+    /// What was found.
+    pub(super) fn end(mut self) -> Verdict {
+        let lines = self.lines;
         self.tracks.end(lines + 1);
-        if let Some(newest) = self.newest {
+        if let Some((line, last)) = self.begins_behind.filter(|(_, last)| !self.part && *last > self.cut) {
+            self.tracks.anchors_missing(1, last, line);
+        }
+        if let Some(newest) = self.newest.filter(|_| !self.part) {
             if self.key.is_some_and(|key| !newest.is_signed_by(key)) {
                 self.tracks.problem(
                     lines,
@@ -256,6 +346,16 @@ impl Check<'_> {
         self.verdict
     }
 
+    fn file_of(&self, line: u64) -> Option<&(u64, String)> {
+        self.files.iter().rev().find(|(before, _)| *before < line)
+    }
+
+    /// The file's name, if there are several, and the line in it.
+    fn place(&self, line: u64) -> (String, u64) {
+        let file = self.file_of(line);
+        file.map_or((String::new(), line), |(before, name)| (format!("{name} "), line - before))
+    }
+
     fn count(&mut self, kind: &str) {
         self.verdict.records += 1;
         let known = ["intent", "outcome", "refused", "admin", "system", "anchor"].contains(&kind);
@@ -271,10 +371,16 @@ impl Check<'_> {
         if found.len() > room && room > 0 {
             self.warn(format!("there are more problems than the {MOST_LISTED} listed"));
         }
-        self.verdict.problems.extend(found.into_iter().take(room));
+        for mut problem in found.into_iter().take(room) {
+            if let Some((before, name)) = self.file_of(problem.line) {
+                problem.file = Some(name.clone());
+                problem.line -= before;
+            }
+            self.verdict.problems.push(problem);
+        }
     }
 
-    fn warn(&mut self, what: String) {
+    pub(super) fn warn(&mut self, what: String) {
         if self.verdict.warnings.len() < MOST_LISTED {
             self.verdict.warnings.push(what);
         }

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 
 use super::anchor::{Draft, Why};
 use super::chain::Cohort;
-use super::file::{Inherited, Syncer};
+use super::file::{Eraser, Inherited, Syncer};
 use super::record::{Hash, Head, Order};
+use super::rounds::Rounds;
 use super::{Anchor, AuditError, Durability, Signer, Sink};
 
 /// A sink that takes longer than this for one write hangs.
@@ -133,6 +134,7 @@ pub(super) struct Answer {
 }
 
 pub(super) struct Writer {
+    pub(super) replica: Arc<str>,
     pub(super) sink: Box<dyn Sink>,
     pub(super) durability: Durability,
     pub(super) desk: Arc<Desk>,
@@ -147,6 +149,7 @@ pub(super) struct Writer {
     /// Whether a record was written behind the newest anchor.
     pub(super) unsealed: bool,
     pub(super) held: Held,
+    pub(super) rounds: Rounds,
 }
 
 /// What the sink has not taken yet: first an anchor, if it was one that failed, then records.
@@ -179,6 +182,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let mut batches = Vec::new();
+            self.look();
             let closing = self.gather(first, &mut batches, &mut asked);
             let result = self.write_held();
             batches.into_iter().for_each(|batch| batch.answer(result.clone()));
@@ -197,12 +201,19 @@ impl Writer {
                 }
                 asked.drain(..).for_each(|ask| drop(ask.send(result.clone())));
             }
+            self.turn();
+            self.retain();
         }
+    }
+
+    /// Whether the sink has not taken all that it was given.
+    pub(super) const fn owes(&self) -> bool {
+        !self.held.bytes.is_empty()
     }
 
     /// How long nothing needs doing if no message comes.
     fn patience(&self, sealed_at: Instant) -> Duration {
-        if !self.held.bytes.is_empty() {
+        if self.owes() {
             RETRY_EVERY
         } else if self.unsealed {
             ANCHOR_EVERY.saturating_sub(sealed_at.elapsed())
@@ -261,11 +272,17 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), AuditError> {
+    /// Lets the sink do something, which counts as hung if it takes too long.
+    pub(super) fn timed<T>(&mut self, work: impl FnOnce(&mut dyn Sink) -> T) -> T {
         self.desk.writing_since.store(self.desk.now(), Ordering::Relaxed);
-        let result = self.sink.append(bytes, self.durability);
+        let done = work(&mut *self.sink);
         self.desk.writing_since.store(0, Ordering::Relaxed);
-        match result {
+        done
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), AuditError> {
+        let durability = self.durability;
+        match self.timed(|sink| sink.append(bytes, durability)) {
             Ok(()) => {
                 self.held.retry_at = None;
                 self.desk.works();
@@ -280,7 +297,11 @@ impl Writer {
     }
 
     /// Writes an anchor that names every chain as it stands. Not while the sink owes older lines.
-    fn seal(&mut self, why: Why) -> Result<Anchor, AuditError> {
+    pub(super) fn seal(&mut self, why: Why) -> Result<Anchor, AuditError> {
+        self.seal_with(why, None)
+    }
+
+    pub(super) fn seal_with(&mut self, why: Why, cut: Option<u64>) -> Result<Anchor, AuditError> {
         if !self.held.bytes.is_empty() {
             return Err(self.desk.cause());
         }
@@ -291,7 +312,8 @@ impl Writer {
         };
         let heads: Vec<Head> = self.chains.iter().map(head).collect();
         let generation = self.generation.load(Ordering::Relaxed);
-        let draft = Draft { before: self.before, why, generation, order: self.order.value(), heads: &heads };
+        let (replica, before, order) = (&*self.replica, self.before, self.order.value());
+        let draft = Draft { replica, before, why, cut, generation, order, heads: &heads };
         let anchor =
             draft.sign(&self.signer).ok_or_else(|| AuditError("an anchor could not be made".into()))?;
         let line = [anchor.as_bytes(), b"\n"].concat();
@@ -339,13 +361,24 @@ impl Batch {
 
 /// Brings the file to the disk, then gives each anchor to whoever keeps it, so that what is kept is
 /// never ahead of a file that lost power. In a thread of its own: either may take its time.
-pub(super) fn publish(anchors: &Receiver<Anchor>, mut sync: Syncer, keep: &dyn Fn(Anchor)) {
+/// Segments are deleted behind that: what says that they were is on the disk before they are gone.
+pub(super) fn publish(
+    anchors: &Receiver<Anchor>,
+    (mut sync, mut erase): (Syncer, Eraser),
+    keep: &dyn Fn(Anchor),
+) {
+    let mut cut = None;
     while let Ok(mut anchor) = anchors.recv() {
+        cut = cut.max(anchor.cut);
         while let Ok(newer) = anchors.try_recv() {
             anchor = newer;
+            cut = cut.max(anchor.cut);
         }
         match sync() {
-            Ok(()) => keep(anchor),
+            Ok(()) => {
+                keep(anchor);
+                cut.take().into_iter().for_each(&mut *erase);
+            }
             Err(error) => tracing::warn!(%error, "the audit file cannot be synced; its anchor is not kept"),
         }
     }

@@ -158,7 +158,26 @@ pub(super) const SHAPES: &[Shape] = &[
             ("retain", Scalar),
         ],
     },
-    Shape { path: "audit", shown: "[audit]", keys: &[("path", Scalar), ("durability", Scalar)] },
+    Shape {
+        path: "audit",
+        shown: "[audit]",
+        keys: &[
+            ("path", Scalar),
+            ("durability", Scalar),
+            ("replica", Scalar),
+            ("rotate_bytes", Scalar),
+            ("rotate_every", Scalar),
+            ("retain", Scalar),
+            ("stdout", Scalar),
+            ("otlp", Compound),
+        ],
+    },
+    Shape {
+        path: "audit.otlp",
+        shown: "otlp of [audit]",
+        keys: &[("endpoint", Scalar), ("headers", Compound), ("ca_file", Scalar)],
+    },
+    Shape { path: "audit.otlp.headers", shown: "headers of otlp", keys: &[] },
     Shape { path: "admin", shown: "[admin]", keys: &[("token", Secret)] },
     Shape { path: "integrations", shown: "[integrations]", keys: &[] },
     Shape {

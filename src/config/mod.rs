@@ -5,6 +5,7 @@
 //! environment. What must never enter: a secret written literally, a setting that is ignored, a default
 //! that weakens.
 
+pub mod audit;
 mod callers;
 mod defaults;
 mod document;
@@ -37,10 +38,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::audit::Durability;
 use crate::model::{FieldSpec, IntegrationName, Origin};
 use crate::secret::Secret;
 
+pub use audit::Audit;
 pub use callers::{Algorithm, CallerKeys, Callers, Claim, JwksAddress, JwksToken};
 pub use effective::Setting;
 pub use keys::known as known_keys;
@@ -265,14 +266,6 @@ pub struct Limits {
     pub idle_per_origin: usize,
     /// How long an idle connection to a vendor is kept: 60 s.
     pub idle_timeout: Duration,
-}
-
-/// `[audit]`
-pub struct Audit {
-    /// The file; `None` keeps it in memory (`relay dev`).
-    pub path: Option<PathBuf>,
-    /// When a record counts as written.
-    pub durability: Durability,
 }
 
 /// `[admin]`

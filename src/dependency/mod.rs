@@ -74,6 +74,8 @@ pub enum State {
     AuditFails,
     /// The audit does not answer within 250 ms.
     AuditHangs,
+    /// Of several places that the audit goes to one takes nothing, and another does.
+    AuditSinkDown,
     /// The KMS key that wraps gives no answer.
     KmsUnavailable,
     /// The KMS key that wraps says no.
@@ -134,13 +136,14 @@ pub enum Answer {
 
 impl State {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StoreFails,
         Self::StoreLost,
         Self::StoreFull,
         Self::FeedLost,
         Self::AuditFails,
         Self::AuditHangs,
+        Self::AuditSinkDown,
         Self::KmsUnavailable,
         Self::KmsDenied,
         Self::EarlierKmsUnavailable,
@@ -156,7 +159,7 @@ impl State {
     pub const fn of(self) -> Dependency {
         match self {
             Self::StoreFails | Self::StoreLost | Self::StoreFull | Self::FeedLost => Dependency::Store,
-            Self::AuditFails | Self::AuditHangs => Dependency::Audit,
+            Self::AuditFails | Self::AuditHangs | Self::AuditSinkDown => Dependency::Audit,
             Self::KmsUnavailable | Self::KmsDenied => Dependency::Kms,
             Self::EarlierKmsUnavailable | Self::EarlierKmsDenied => Dependency::EarlierKms,
             Self::IssuerKeysStale | Self::IssuerKeysMissing => Dependency::Issuers,
@@ -174,6 +177,7 @@ impl State {
             Self::StoreFull => "full",
             Self::FeedLost => "deaf",
             Self::AuditHangs => "hangs",
+            Self::AuditSinkDown => "sink_down",
             Self::KmsUnavailable | Self::EarlierKmsUnavailable => "unavailable",
             Self::KmsDenied | Self::EarlierKmsDenied => "denied",
             Self::IssuerKeysStale => "stale",
@@ -225,7 +229,7 @@ impl State {
                 Revoke => Served,
                 Readiness => Degraded,
             },
-            Self::FeedLost | Self::IssuerKeysStale | Self::ClockJumped => match asked {
+            Self::AuditSinkDown | Self::FeedLost | Self::IssuerKeysStale | Self::ClockJumped => match asked {
                 UseWarm | UseCold | AddWarm | AddCold | Revoke => Served,
                 Readiness => Degraded,
             },

@@ -13,6 +13,7 @@ pub mod fetch;
 mod frame;
 pub mod identity;
 pub mod line;
+pub mod otlp;
 mod patience;
 pub mod pool;
 pub mod resolve;

@@ -296,6 +296,7 @@ fn new_secret(customer: &Customer) -> NewSecret {
 
 fn audit() -> Log {
     let setup = Setup {
+        replica: "here".to_owned(),
         durability: Durability::Written,
         signer: Signer::from_seed(&Secret::new(vec![7; 32])).unwrap(),
         newest: None,

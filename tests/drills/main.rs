@@ -64,6 +64,9 @@ mod core;
 mod diskfull;
 /// Two replicas take turns under load, each told to stop while streams run.
 mod drain;
+/// PostgreSQL's primary is killed and its standby promoted, and nobody loses anything.
+#[cfg(feature = "postgres")]
+mod failover;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -113,7 +116,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 26] = [
+const DRILLS: &[(&str, Drill)] = &[
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -137,6 +140,8 @@ const DRILLS: [(&str, Drill); 26] = [
     ("move", moving::run),
     ("drain", drain::run),
     ("reload", reload::run),
+    #[cfg(feature = "postgres")]
+    ("failover", failover::run),
     ("diskfull", diskfull::run),
     ("slowdisk", slowdisk::run),
     ("clock", clock::run),

@@ -29,6 +29,8 @@ pub struct Stage {
     pub log_level: String,
     /// Variables that relay is started with, beside its own.
     pub environment: Vec<(String, String)>,
+    /// Words behind `relay run`, for its first start.
+    pub first_words: Vec<String>,
 }
 
 impl Stage {
@@ -59,6 +61,7 @@ impl Stage {
             through: Vec::new(),
             log_level: "warn".to_owned(),
             environment: Vec::new(),
+            first_words: Vec::new(),
         }
     }
 
@@ -78,6 +81,7 @@ impl Stage {
         let words: Vec<String> = self.through.iter().cloned().chain([binary]).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["run", "--config"]).arg(self.config());
+        command.args(std::mem::take(&mut self.first_words));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("RELAY_LOG", &self.log_level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut relay = Process::start(&mut command);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use relay::audit::several::{Trust, find};
 use relay::audit::{
     Anchor, Chain, Durability, Event, FileSink, Kind, Log, MemorySink, PublicKey, Setup, Signer, Sink,
     Verdict, Written, verify,
@@ -45,6 +46,7 @@ fn open(sink: impl Sink + 'static, kept: &Kept) -> Log {
 fn open_as(sink: impl Sink + 'static, kept: &Kept, durability: Durability) -> Log {
     let keep = kept.clone();
     let setup = Setup {
+        replica: "here".to_owned(),
         durability,
         signer: signer(),
         newest: kept.newest(),
@@ -608,22 +610,30 @@ fn no_intent_is_acknowledged_before_the_sink_has_it() {
 #[test]
 fn the_command_line_says_what_is_wrong_and_lets_no_control_character_through() {
     let (bytes, newest) = small_file();
-    let asked = cli::audit::Verify { json: false, size: None };
-    let (mut out, mut talk) = (Vec::new(), Vec::new());
-    let known = (Some(key()), Some(&newest));
-    assert_eq!(cli::audit::verify(asked, bytes.as_slice(), known, &mut out, &mut talk), 0);
-    assert!(String::from_utf8(out).unwrap().contains("good: nothing was altered"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("small.jsonl");
+    let mut talk = Vec::new();
+    let mut said = |bytes: &[u8], json: bool| {
+        fs::write(&file, bytes).unwrap();
+        let trust = Trust { key: key(), newest: vec![newest.clone()], whole: false, part: false };
+        let files = find(std::slice::from_ref(&file), false).unwrap();
+        let mut out = Vec::new();
+        let code =
+            cli::audit::verify(cli::audit::Verify { json, bar: false }, files, &trust, &mut out, &mut talk);
+        (code, String::from_utf8(out).unwrap())
+    };
+    let (code, text) = said(&bytes, false);
+    assert!(code == 0 && text.contains("good: nothing was altered"), "{text}");
 
     let edited = String::from_utf8(bytes.clone()).unwrap().replacen("acme", "acmf", 1);
-    let (mut text, mut json) = (Vec::new(), Vec::new());
-    assert_eq!(cli::audit::verify(asked, edited.as_bytes(), known, &mut text, &mut talk), 1);
-    assert!(String::from_utf8(text).unwrap().contains("problem: line 2: record 1 of chain"));
-    let asked = cli::audit::Verify { json: true, size: None };
-    assert_eq!(cli::audit::verify(asked, edited.as_bytes(), known, &mut json, &mut talk), 1);
-    let verdict: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let (code, text) = said(edited.as_bytes(), false);
+    assert!(code == 1 && text.contains("problem: line 2: record 1 of chain"), "{text}");
+    let (code, json) = said(edited.as_bytes(), true);
+    assert_eq!(code, 1);
+    let verdict: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&verdict["good"], &verdict["problems"][0]["line"]), (&false.into(), &2.into()));
+    assert_eq!((&verdict["replica"], &verdict["replicas"][0]["good"]), (&"here".into(), &false.into()));
 
-    let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let log = open(FileSink::open(&path).unwrap(), &Kept::default());
     let chain = log.chain();
@@ -633,16 +643,15 @@ fn the_command_line_says_what_is_wrong_and_lets_no_control_character_through() {
         chain.record(&event).await.unwrap();
     });
     let mut out = Vec::new();
-    let args = cli::audit::Tail { lines: 2, follow: false, json: false };
-    let mut file = fs::File::open(&path).unwrap();
-    assert_eq!(cli::audit::tail(args, &mut file, &|| false, &mut out, &mut talk), 0);
+    let args = cli::audit::Tail { lines: Some(2), ..cli::audit::Tail::default() };
+    assert_eq!(cli::audit::tail(&args, &path, &|| false, &mut out, &mut talk), 0);
     let shown = String::from_utf8(out).unwrap();
     assert_eq!(shown.lines().count(), 2, "{shown}");
     assert!(shown.contains("outcome  acme  slack  POST  /chat.postMessage  200"), "{shown}");
     assert!(shown.contains("\\u{1b}[2J\\u{a}") && !shown.contains('\u{1b}'), "{shown}");
 
     // Follows what is written while it looks, whole lines only.
-    let args = cli::audit::Tail { lines: 1, follow: true, json: true };
+    let args = cli::audit::Tail { lines: Some(1), follow: true, json: true, ..cli::audit::Tail::default() };
     let rounds = AtomicU64::new(0);
     let goes_on = || match rounds.fetch_add(1, Ordering::SeqCst) {
         0 => log.close().is_ok(),
@@ -650,7 +659,7 @@ fn the_command_line_says_what_is_wrong_and_lets_no_control_character_through() {
         _ => false,
     };
     let mut out = Vec::new();
-    assert_eq!(cli::audit::tail(args, &mut file, &goes_on, &mut out, &mut talk), 0);
+    assert_eq!(cli::audit::tail(&args, &path, &goes_on, &mut out, &mut talk), 0);
     let shown = lines(&out);
     assert_eq!(shown.len(), 2);
     assert!(shown[1].ends_with(b"\"}\n") && is_anchor(&shown[1]), "the last anchor was not followed");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use relay::app::Options;
-use relay::audit::{Durability, MemorySink, Sink};
+use relay::audit::{Durability, Member, MemorySink, Sink};
 use relay::dependency::{Answer, Asked, Dependency, State};
 use relay::jwks::Times;
 use relay::kms::Kms;
@@ -42,6 +42,7 @@ struct Switches {
     feed: watch::Sender<Feed>,
     audit_fails: AtomicBool,
     audit_hangs: AtomicBool,
+    audit_sink_down: AtomicBool,
     clock_ahead: AtomicU64,
 }
 
@@ -53,6 +54,7 @@ impl Default for Switches {
             feed: watch::Sender::new(Feed::Live),
             audit_fails: AtomicBool::default(),
             audit_hangs: AtomicBool::default(),
+            audit_sink_down: AtomicBool::default(),
             clock_ahead: AtomicU64::default(),
         }
     }
@@ -168,6 +170,7 @@ impl Scene {
             State::FeedLost => drop(self.switches.feed.send_replace(Feed::Deaf)),
             State::AuditFails => self.switches.audit_fails.store(true, SeqCst),
             State::AuditHangs => self.switches.audit_hangs.store(true, SeqCst),
+            State::AuditSinkDown => self.switches.audit_sink_down.store(true, SeqCst),
             State::KmsUnavailable => self.kms.be(Mood::Fails),
             State::KmsDenied => self.kms.be(Mood::Denies),
             State::EarlierKmsUnavailable => self.earlier.be(Mood::Fails),
@@ -193,6 +196,7 @@ impl Scene {
             &self.switches.store_full,
             &self.switches.audit_fails,
             &self.switches.audit_hangs,
+            &self.switches.audit_sink_down,
         ] {
             switch.store(false, SeqCst);
         }
@@ -440,6 +444,7 @@ fn the_table_that_users_read_is_the_one_in_code() {
             State::FeedLost => "the store answers, but does not tell of changes",
             State::AuditFails => "the audit cannot be written",
             State::AuditHangs => "the audit takes over 250 ms for a write",
+            State::AuditSinkDown => "of several sinks of the audit one is down",
             State::KmsUnavailable => "the KMS gives no answer",
             State::KmsDenied => "the KMS denies its key",
             State::EarlierKmsUnavailable => "a KMS key in `previous` gives no answer",
@@ -557,6 +562,25 @@ impl Sink for Disk {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
         self.inner.append(bytes, durability)
+    }
+
+    fn members(&self) -> Vec<Arc<dyn Member>> {
+        vec![Arc::new(Second(self.switches.clone()))]
+    }
+}
+
+/// Another sink beside it.
+struct Second(Arc<Switches>);
+
+impl Member for Second {
+    fn name(&self) -> &'static str {
+        "second"
+    }
+    fn fault(&self) -> Option<String> {
+        self.0.audit_sink_down.load(SeqCst).then(|| "told to be down".to_owned())
+    }
+    fn lost(&self) -> u64 {
+        0
     }
 }
 

@@ -26,8 +26,14 @@ mod rig;
 
 /// What the app gets back: the vendor's answer, but for the listed edits.
 mod answers;
+/// A customer's own access history, and the newest records, over segments.
+mod audit_history;
 /// One intent before the vendor sees a request, one outcome behind its last byte.
 mod audit_path;
+/// Segments and replicas: one chain over many files, lawful cuts, and every other one found.
+mod audit_segments;
+/// Several sinks: one is enough, none is a refusal, one that is behind catches up or says what it lost.
+mod audit_sinks;
 /// A credential in a body, and bodies that are collected for it.
 mod bodies;
 /// Callers' issuers: their keys over https, rotated, removed, out of reach; several at once; Kubernetes.

@@ -11,7 +11,6 @@ use http::header::AUTHORIZATION;
 use ipnet::IpNet;
 
 use super::vendor::Vendor;
-use crate::audit::Durability;
 use crate::cli::exit::Failure;
 use crate::cli::token::LocalIssuer;
 use crate::config::template::Template;
@@ -81,7 +80,7 @@ pub(super) fn make(
         keys: Keys::of(KmsKey::Ephemeral),
         store: StoreChoice::Memory,
         retain: Duration::from_secs(30 * 24 * 3600),
-        audit: Audit { path: None, durability: Durability::Written },
+        audit: Audit::default(),
         admin: Admin { token: Secret::new(admin_token.clone().into_bytes()) },
         integrations: vec![demo(vendor).map_err(|cause| Failure::because("the demo integration", &cause))?],
         told: Told::default(),

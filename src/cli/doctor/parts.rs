@@ -19,9 +19,10 @@ use super::around::Around;
 use super::finding::Findings;
 use super::held::Keys;
 use super::{Here, held};
-use crate::admin;
 use crate::app::providers::{AUDIT_KEY, open_keyring, open_store};
-use crate::audit::{self, Anchor, PublicKey, Signer};
+use crate::audit::replica::{anchor_name, host_name};
+use crate::audit::several::{Found, Trust, find, verify_files};
+use crate::audit::{Anchor, PublicKey, Signer};
 use crate::clock;
 use crate::config::{Config, StoreChoice};
 use crate::kms::KmsError;
@@ -147,12 +148,7 @@ pub(super) async fn store(
     }
     match open_store(&config.store, control).await {
         Ok(store) => match Imported::of(&*store).await {
-            Ok(Some(import)) if !import.ended => {
-                let found = format!("{shown}: an import was begun in it and has not ended");
-                let fix = "relay store import FILE --resume, or begin again with an empty store";
-                findings.fail(check, found, fix);
-                None
-            }
+            Ok(import) if is_half(import.as_ref(), findings) => None,
             Ok(_) => {
                 findings.ok(check, format!("{shown} opens and answers"));
                 Some(store)
@@ -181,9 +177,13 @@ async fn shared_store(config: &Config, control: &Handle, findings: &mut Findings
         }
     };
     let began = Instant::now();
-    if let Err(error) = store.meta(AUDIT_KEY).await {
-        findings.fail(check, format!("PostgreSQL: {error}"), "see what it says");
-        return None;
+    match Imported::of(&*store).await {
+        Ok(import) if is_half(import.as_ref(), findings) => return None,
+        Ok(_) => {}
+        Err(error) => {
+            findings.fail(check, format!("PostgreSQL: {error}"), "see what it says");
+            return None;
+        }
     }
     let found =
         format!("PostgreSQL answers in {} ms, and its schema is the one needed", began.elapsed().as_millis());
@@ -196,8 +196,18 @@ async fn shared_store(config: &Config, control: &Handle, findings: &mut Findings
     Some(store)
 }
 
+/// Whether not all of an import is there, which is told: relay does not serve such a store.
+fn is_half(import: Option<&Imported>, findings: &mut Findings) -> bool {
+    let half = import.is_some_and(|import| !import.ended);
+    if half {
+        let fix = "relay store import FILE --resume, or begin again with an empty store";
+        findings.fail("store", "an import was begun in it and has not ended", fix);
+    }
+    half
+}
+
 /// What the audit is checked with.
-type Trust = (Option<PublicKey>, Option<Anchor>);
+type Known = (Option<PublicKey>, Option<Anchor>);
 
 /// Whether the audit can be written and is what relay wrote.
 pub(super) async fn audit(
@@ -212,7 +222,7 @@ pub(super) async fn audit(
     // Before the file is opened: a relay that still writes must not look as if its file had been cut.
     let trust = match (here, store, keys) {
         (Here::Runs(target), ..) => by_relay(target).await,
-        (_, Some(store), Some(keys)) => by_store(store, keys).await,
+        (_, Some(store), Some(keys)) => by_store(store, keys, &replica(config, path)).await,
         _ => Ok((None, None)),
     };
     let (key, newest) = match trust {
@@ -241,13 +251,16 @@ pub(super) async fn audit(
         }
     };
     let size = file.metadata().map(|data| data.len()).unwrap_or_default();
+    let files = find(std::slice::from_ref(path), false).unwrap_or_default();
+    let all: u64 = files.iter().map(|file| file.size).sum();
     if let (Some(store), Some(key)) = (store, key) {
         held::age(store, path, key, findings).await;
     }
-    let judged = if size <= WHOLE {
-        whole(file, key, newest.as_ref())
-    } else {
-        tail(file, size, key, newest.as_ref())
+    // Where nothing says which key it is, its own first anchor does: then only one hand wrote the whole.
+    let own = || newest_anchor(File::open(path).ok()?, 0).ok().flatten().map(|anchor| anchor.key());
+    let judged = match key.or_else(|| if all <= WHOLE { own() } else { None }) {
+        Some(key) if all <= WHOLE => whole(files, key, newest),
+        key => tail(file, size, key, newest.as_ref()),
     };
     match judged {
         Ok(words) => findings.ok(check, format!("{shown} can be written; {words}")),
@@ -257,7 +270,7 @@ pub(super) async fn audit(
     }
 }
 
-async fn by_relay(target: &crate::cli::target::Target) -> Result<Trust, String> {
+async fn by_relay(target: &crate::cli::target::Target) -> Result<Known, String> {
     let call = async |path: &str, name: &str| {
         let answer = target.call(Method::GET, path, None).await.map_err(|failure| failure.to_string())?;
         Ok::<_, String>(answer.get(name).and_then(Value::as_str).map(str::to_owned))
@@ -268,23 +281,35 @@ async fn by_relay(target: &crate::cli::target::Target) -> Result<Trust, String> 
     Ok((key, newest.and_then(|line| Anchor::parse(line.as_bytes()))))
 }
 
-async fn by_store(store: &dyn Store, keys: &Keys) -> Result<Trust, String> {
-    let meta = async |name: &'static str| store.meta(name).await.map_err(|error| error.to_string());
+/// Which replica this file is of, as relay takes it at its start.
+fn replica(config: &Config, path: &Path) -> String {
+    let size = std::fs::metadata(path).map(|data| data.len()).unwrap_or_default();
+    let newest = File::open(path).and_then(|file| newest_anchor(file, size.saturating_sub(TAIL)));
+    let written = newest.ok().flatten().and_then(|anchor| anchor.replica().map(str::to_owned));
+    config.audit.replica.clone().or(written).unwrap_or_else(host_name)
+}
+
+async fn by_store(store: &dyn Store, keys: &Keys, replica: &str) -> Result<Known, String> {
+    let meta = async |name: &str| store.meta(name).await.map_err(|error| error.to_string());
     let Some(wrapped) = meta(AUDIT_KEY).await? else { return Ok((None, None)) };
     let opened = keys.data.named(AUDIT_KEY, Some(&wrapped)).await;
     let (seed, _) = opened.map_err(|error| format!("the store's signing key: {error}"))?;
     let signer = Signer::from_seed(&seed).map_err(|error| error.to_string())?;
-    let newest = meta(admin::ANCHOR).await?;
+    let newest = meta(&anchor_name(replica)).await?;
     Ok((Some(signer.public_key()), newest.and_then(|line| Anchor::parse(&line))))
 }
 
-fn whole(file: File, key: Option<PublicKey>, newest: Option<&Anchor>) -> Result<String, String> {
-    let verdict = audit::verify(BufReader::new(file), key, newest).map_err(|error| error.to_string())?;
-    if let Some(problem) = verdict.problems.first() {
-        return Err(format!("problems: {}, the first: {problem}", verdict.problems.len()));
+fn whole(files: Vec<Found>, key: PublicKey, newest: Option<Anchor>) -> Result<String, String> {
+    let trust = Trust { key, newest: newest.into_iter().collect(), whole: false, part: false };
+    let verdicts =
+        verify_files(files, &trust, &mut |file| Box::new(file)).map_err(|error| error.to_string())?;
+    let problems: Vec<_> = verdicts.iter().flat_map(|verdict| &verdict.problems).collect();
+    if let Some(problem) = problems.first() {
+        return Err(format!("problems: {}, the first: {problem}", problems.len()));
     }
-    let sealed = verdict.newest_anchor.as_deref().unwrap_or("never");
-    Ok(format!("{} records verified, sealed until {sealed}", verdict.records))
+    let records: u64 = verdicts.iter().map(|verdict| verdict.records).sum();
+    let sealed = verdicts.iter().find_map(|verdict| verdict.newest_anchor.as_deref()).unwrap_or("never");
+    Ok(format!("{records} records verified, sealed until {sealed}"))
 }
 
 /// Of a large file only the end: its newest anchor is relay's, and not older than the one that is known.

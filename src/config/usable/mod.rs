@@ -3,6 +3,7 @@
 //! A section always answers, with defaults in place of what was wrong; whether the whole may be used is
 //! decided once, by whether an error was noted. What must never enter: TOML, a file's contents.
 
+mod audit;
 mod callers;
 mod doors;
 mod fields;
@@ -25,8 +26,7 @@ use doors::Doors;
 
 use super::report::Place;
 use super::written::{Given, Table, Written};
-use super::{Admin, Audit, Config, StoreChoice, Told};
-use crate::audit::Durability;
+use super::{Admin, Config, StoreChoice, Told};
 use crate::secret::Secret;
 
 /// Reads every section. `None` if any of it was wrong or could not be had.
@@ -36,7 +36,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     let callers = callers::callers(written, &root);
     let keys = kms::keys(written, &root);
     let store = store::store(written, &root);
-    let audit = audit(written, &root);
+    let audit = audit::audit(written, &root);
     let admin = admin(written, &root);
     let integrations = integration::integrations(written, &root, &mut Doors::of(&server));
     one_path_one_use(
@@ -44,7 +44,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
         (
             keys.as_ref().and_then(|keys| keys.file.as_ref()),
             store.path.as_ref(),
-            audit.as_ref().map(|a| &a.path),
+            audit.as_ref().and_then(|a| a.path.as_ref()),
         ),
     );
     let overrides = std::mem::take(&mut written.overrides);
@@ -59,7 +59,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
         keys: keys?.keys,
         store: store.choice?,
         retain: store.retain,
-        audit: Audit { path: Some(audit.path.value), durability: audit.durability },
+        audit: audit.usable(),
         admin: Admin { token: admin? },
         integrations,
         told: Told::default(),
@@ -87,19 +87,6 @@ fn section<'d>(written: &mut Written<'_>, root: &Table<'d>, name: &'static str, 
 }
 
 type GivenPath = Given<std::path::PathBuf>;
-
-struct AuditFile {
-    path: GivenPath,
-    durability: Durability,
-}
-
-fn audit(written: &mut Written<'_>, root: &Table<'_>) -> Option<AuditFile> {
-    let table = section(written, root, "audit", "relay uses no secret that it cannot record");
-    let words = [("written", Durability::Written), ("synced", Durability::Synced)];
-    let durability = written.choice(&table, "durability", &words, &[]).unwrap_or(Durability::Written);
-    let path = written.path(&table, "path", "audit.jsonl")?;
-    Some(AuditFile { path, durability })
-}
 
 fn admin(written: &mut Written<'_>, root: &Table<'_>) -> Option<Secret> {
     let table = section(written, root, "admin", "nobody could add a secret");

@@ -71,6 +71,7 @@ impl Bench {
         let sealer = Arc::new(Sealer::open(store.clone(), keys.clone(), targets).await.unwrap());
         let sink = MemorySink::default();
         let setup = Setup {
+            replica: "here".to_owned(),
             durability: Durability::Written,
             signer: Signer::from_seed(&Secret::new(vec![7; 32])).unwrap(),
             newest: None,

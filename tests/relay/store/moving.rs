@@ -34,7 +34,7 @@ fn judged(stream: &[u8], piece: usize) -> Result<Option<Totals>, StreamError> {
     let (mut decoder, mut totals) = (Decoder::default(), None);
     for piece in stream.chunks(piece) {
         decoder.feed(piece);
-        while let Some(block) = decoder.next()? {
+        while let Some(block) = decoder.block()? {
             if let Part::End(end) = Part::read(&block)? {
                 totals = Some(end);
             }
@@ -54,7 +54,7 @@ async fn imported(
     let mut decoder = Decoder::default();
     for piece in stream.chunks(1000) {
         decoder.feed(piece);
-        while let Some(block) = decoder.next()? {
+        while let Some(block) = decoder.block()? {
             let part = Part::read(&block)?;
             import.take(&block, part).await?;
         }
@@ -398,7 +398,7 @@ async fn a_forged_export_is_refused_with_an_error_and_ends_no_import() {
             let ended = async {
                 let mut decoder = Decoder::default();
                 decoder.feed(&stream);
-                while let Some(block) = decoder.next()? {
+                while let Some(block) = decoder.block()? {
                     let part = Part::read(&block)?;
                     import.take(&block, part).await?;
                 }
