@@ -104,13 +104,16 @@ fn store(fault: &mut Fault, moods: &Moods, mood: u8, all: &mut All) {
             all.hold("within two seconds", took < 2000.0);
             all.cold_ms = all.cold_ms.max(took);
         }
-        let unready = fault.until(|fault| fault.health("store") == (false, "fails".to_owned()));
-        all.hold("it is not ready", unready.is_some());
+        let told = fault.until(|fault| fault.health("store").1 == "fails");
+        all.hold("it says that the store fails", told.is_some());
         moods.set(DATA, 0);
         let healed = fault.until(|fault| fault.add().status == 201);
         all.hold("it heals", healed.is_some());
         all.healed = longer(all.healed, healed);
-        all.hold("it is ready", fault.until(|fault| fault.health("store").0).is_some());
+        all.hold(
+            "it is ready",
+            fault.until(|fault| fault.health("store") == (true, "ok".to_owned())).is_some(),
+        );
     });
     all.warm += paced.answered();
     all.errors += paced.errors;

@@ -149,11 +149,6 @@ impl Stage {
         self.relay.take().expect("relay runs").kill();
     }
 
-    /// Whether relay has ended by itself.
-    pub fn has_ended(&mut self) -> bool {
-        self.relay.as_mut().expect("relay runs").has_ended()
-    }
-
     /// The `relay` that is driven.
     pub fn binary(&self) -> &Path {
         &self.binary
