@@ -78,10 +78,13 @@ pub struct Worker {
 /// What all workers share, as it was configured last. A request keeps what it began with.
 pub struct Current(RefCell<Seen>);
 
+/// Counted on the worker, so that requests of several do not count at one place.
+#[allow(clippy::redundant_allocation, reason = "the inner count is shared by all workers")]
+type Own = Rc<Arc<Shared>>;
+
 struct Seen {
     newest: watch::Receiver<Arc<Shared>>,
-    // Counted here, so that requests of several workers do not count at one place.
-    shared: Rc<Arc<Shared>>,
+    shared: Own,
 }
 
 impl Current {
@@ -91,7 +94,7 @@ impl Current {
         Self(RefCell::new(Seen { newest, shared }))
     }
 
-    fn now(&self) -> Rc<Arc<Shared>> {
+    fn now(&self) -> Own {
         let mut seen = self.0.borrow_mut();
         if seen.newest.has_changed().unwrap_or(false) {
             seen.take();

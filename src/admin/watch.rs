@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{Admin, CHECK_TIME};
+use crate::audit::{Event, Kind};
 use crate::dependency::{Dependency, State};
 use crate::jwks::{self, IssuerState};
 use crate::kms::cached::{KmsKeyStanding, Standing};
@@ -35,7 +36,11 @@ pub(super) async fn look(admin: &Arc<Admin>) {
         let states = (State::EarlierKmsUnavailable, State::EarlierKmsDenied);
         board.note(Dependency::EarlierKms, worst(earlier, states));
     }
-    board.note(Dependency::Audit, audit(admin));
+    let found = audit(admin);
+    let word = found.as_ref().map_or("works again", |(state, _)| state.as_str());
+    if board.note(Dependency::Audit, found) {
+        tell(admin, word);
+    }
     board.note(Dependency::Issuers, issuers(admin));
     let jumped = |seconds| (State::ClockJumped, format!("the wall clock moved by {seconds} s"));
     board.note(Dependency::Clock, admin.drift.look().map(jumped));
@@ -60,6 +65,15 @@ fn audit(admin: &Admin) -> Option<(State, String)> {
     };
     let state = if admin.log.hangs() { State::AuditHangs } else { State::AuditFails };
     Some((state, error.to_string()))
+}
+
+/// That nothing could be recorded for a while stands in the audit itself, at its own time: a record of relay's own
+/// waits until there is space. Nobody waits for it here.
+fn tell(admin: &Admin, word: &str) {
+    let note = format!("the audit {word}");
+    let mut event = Event::of(Kind::System);
+    event.note = Some(&note);
+    drop(admin.chain.record(&event));
 }
 
 /// The worst of all issuers.

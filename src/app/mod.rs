@@ -30,6 +30,7 @@ use crate::config::{Config, Integration, Listen};
 use crate::dependency::drift::{Drift, WallClock};
 use crate::jwks::{IssuerState, Times};
 use crate::kms::Kms;
+use crate::kms::cached::DataKeys;
 use crate::kms::keyring::Keyring;
 use crate::lifecycle::{self, Lifecycle};
 use crate::listen::{Draining, Observer};
@@ -131,51 +132,37 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let at_hand = (limits.record_cache_bytes, options.bounds);
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
-    let (keys, store, sealer) = open_records(given, store, &config, (&metrics, &control)).await?;
+    let (keys, store, sealer) = Box::pin(open_records(given, store, &config, (&metrics, &control))).await?;
     let sink = sink.map_or_else(|| open_sink(&config.audit, &control), |given| Ok((given, false)))?;
-    let (log, generation) = open_log(sink, &config, &keys, &store, accept_older_store, &control).await?;
+    let (log, generation) =
+        Box::pin(open_log(sink, &config, &keys, &store, accept_older_store, &control)).await?;
     let own: Arc<[SocketAddr]> = doors.addresses().chain([admin]).collect();
-    let mut ground = Ground::new(&metrics, &own, &control);
-    let routes = ground.routes(&config.integrations, |_| Kept::Nothing)?;
-    let lifecycle = open_lifecycle(&config.integrations, &routes, (&sealer, &log, &metrics, &control));
-    let surroundings = ground.surroundings(&config);
-    let (told, stopping) = (config.told.clone(), Stopping::of(&config));
-    let mut issuers = Issuers::new(options.key_times, &metrics, &control);
-    let shared = Arc::new(Shared {
-        lifecycle: lifecycle.clone(),
-        routes,
-        token_rules: Arc::new(issuers.rules(config.callers, &told)?),
-        records: Records::new(store.clone(), keys.clone(), at_hand, &control),
-        keys: keys.clone(),
-        in_flight: InFlight::new(limits.in_flight_per_customer),
-        room: Room::default(),
-        surroundings,
-    });
-    let records = shared.records.clone();
-    let operators = admin::Current { token: config.admin.token, lifecycle, issuers: issuers.all() };
+    let (workers, retain) = (config.server.workers, (config.retain, config.keys.data_key_max_age));
+    let records = Records::new(store.clone(), keys.clone(), at_hand, &control);
+    let jobs = open_jobs(&sealer, &log, retain).await?;
     let chain = log.chain();
-    let reloader = Arc::new(Reloader {
+    let standing =
+        Standing { records: records.clone(), keys: keys.clone(), sealer: sealer.clone(), log: log.clone() };
+    let reloader = standing.open(
+        config,
         source,
-        state: Mutex::new(State { told, ground, issuers }),
-        shared: watch::Sender::new(shared),
-        operators: watch::Sender::new(Arc::new(operators)),
-        stopping: RwLock::new(stopping),
-        sealer: sealer.clone(),
-        chain: chain.clone(),
-        metrics: metrics.clone(),
-    });
+        Issuers::new(options.key_times, &metrics, &control),
+        (&own, &metrics, &control),
+    )?;
     let draining = Arc::new(Draining::default());
     let shared = reloader.shared.subscribe();
     let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
     let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
-    let jobs = open_jobs(&sealer, &log, (config.retain, config.keys.data_key_max_age)).await?;
     let drift = options.wall_clock.map_or_else(Drift::system, Drift::of);
     let api = api((sealer.clone(), jobs.clone()), (store, keys), (chain.clone(), drift), &reloader, &parts);
     let (app, own_doors) = doors.places();
-    let workers = parts.open_doors(doors, config.server.workers, &control)?;
+    let workers = parts.open_doors(doors, workers, &control)?;
     let (admin_stop, stopped) = watch::channel(false);
     serve_admin(admin_listener, api, stopped, &control);
-    note(&chain, "start").await.map_err(failed("[audit]"))?;
+    // A disk that is full now may have space later: until then every request is refused, and this record waits.
+    if let Err(error) = note(&chain, "start").await {
+        tracing::error!(%error, "the start cannot be recorded yet");
+    }
     metrics.reloaded(true);
     let background = Background::begin(jobs, &generation, &records, &control);
     Ok(Running {
@@ -194,6 +181,53 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         records,
         reloader,
     })
+}
+
+/// What stands before the first configuration is gone by, and stays when another is.
+struct Standing {
+    records: Records,
+    keys: Arc<DataKeys>,
+    sealer: Arc<Sealer>,
+    log: Arc<Log>,
+}
+
+impl Standing {
+    /// All that a configuration says beside it, and the hand that exchanges that for another.
+    fn open(
+        self,
+        config: Config,
+        source: Option<Source>,
+        mut issuers: Issuers,
+        (own, metrics, control): (&Arc<[SocketAddr]>, &Arc<Metrics>, &Handle),
+    ) -> Result<Arc<Reloader>, StartError> {
+        let Self { records, keys, sealer, log } = self;
+        let mut ground = Ground::new(metrics, own, control);
+        let routes = ground.routes(&config.integrations, |_| Kept::Nothing)?;
+        let lifecycle = open_lifecycle(&config.integrations, &routes, (&sealer, &log, metrics, control));
+        let surroundings = ground.surroundings(&config);
+        let (told, stopping) = (config.told.clone(), Stopping::of(&config));
+        let shared = Arc::new(Shared {
+            lifecycle: lifecycle.clone(),
+            routes,
+            token_rules: Arc::new(issuers.rules(config.callers, &told)?),
+            records,
+            keys,
+            in_flight: InFlight::new(config.server.limits.in_flight_per_customer),
+            room: Room::default(),
+            surroundings,
+        });
+        let operators = admin::Current { token: config.admin.token, lifecycle, issuers: issuers.all() };
+        Ok(Arc::new(Reloader {
+            source,
+            state: Mutex::new(State { told, ground, issuers }),
+            shared: watch::Sender::new(shared),
+            operators: watch::Sender::new(Arc::new(operators)),
+            stopping: RwLock::new(stopping),
+            sealer,
+            chain: log.chain(),
+            metrics: metrics.clone(),
+        }))
+    }
 }
 
 /// Who has access tokens renewed.

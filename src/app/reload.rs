@@ -193,10 +193,10 @@ fn unusable(why: impl std::fmt::Display) -> NotReloaded {
 /// Whether a key is read only at start. So is where an integration listens: a door is bound once.
 fn is_fixed(key: &str) -> bool {
     let below =
-        |table: &&str| key.strip_prefix(*table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let own_door =
         key.starts_with("integrations.") && key.ends_with(".listen") && key.matches('.').count() == 2;
-    own_door || (AT_START.iter().any(|table| below(&table)) && !ANY_TIME.contains(&key))
+    own_door || (AT_START.iter().any(|table| below(table)) && !ANY_TIME.contains(&key))
 }
 
 /// What of the route before stays.

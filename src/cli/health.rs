@@ -1,4 +1,5 @@
-//! `relay health`: is the running relay ready? For probes in images without curl.
+//! `relay health`: is the running relay ready, or alive at all? For probes in images without curl, and where the admin
+//! listener is on a loopback that the prober is not on.
 
 use http::Method;
 use serde_json::Value;
@@ -7,11 +8,15 @@ use super::exit::Failure;
 use super::target::{Target, Which};
 use super::{Context, Format};
 
-/// Asks `/readyz`.
+/// Asks `/readyz`, or `/healthz` if it is enough that relay is `alive`.
 ///
 /// # Errors
 /// Unreachable (exit code 4), not ready (1).
-pub async fn run(context: &mut Context, which: &Which) -> Result<(), Failure> {
+pub async fn run(context: &mut Context, which: &Which, alive: bool) -> Result<(), Failure> {
+    if alive {
+        let answer = Target::find(context, which)?.ask(Method::GET, "/healthz", None).await?;
+        return if answer.status.is_success() { Ok(()) } else { Err(Failure::failed("relay is not alive")) };
+    }
     let answer = Target::find(context, which)?.ask(Method::GET, "/readyz", None).await?;
     let ready: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match context.format {

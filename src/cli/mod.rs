@@ -134,6 +134,9 @@ enum Command {
     Health {
         #[command(flatten)]
         which: Which,
+        /// Only whether it answers at all, for liveness probes: what relay waits for does not count
+        #[arg(long)]
+        alive: bool,
     },
 }
 
@@ -223,7 +226,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<u8, Failure> {
         Command::Audit(command) => process::block_on(audit_command::run(context, command))?,
         Command::Doctor { config } => doctor::run(context, &config),
         Command::Reload { which } => process::block_on(reload::run(context, &which))?.map(ok),
-        Command::Health { which } => process::block_on(health::run(context, &which))?.map(ok),
+        Command::Health { which, alive } => process::block_on(health::run(context, &which, alive))?.map(ok),
     }
 }
 

@@ -32,8 +32,6 @@ pub(super) fn default(pattern: &str, key: &str) -> Option<Value> {
         ("keys", "serve_at_most") => json!("1h"),
         ("keys", "calls_per_second") => json!(200),
         ("store", "engine") => json!("sled"),
-        ("store", "connections") => json!(16),
-        ("store", "plaintext_danger") => json!(false),
         ("store", "retain") => json!("30d"),
         ("audit", "durability") => json!("written"),
         ("audit", "stdout") => json!(false),

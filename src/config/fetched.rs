@@ -3,7 +3,7 @@
 //! What is fetched may be a secret, so no message names it, its path or its variable; the quoted line of
 //! relay.toml shows as much as its author wrote there.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Files;
@@ -125,8 +125,12 @@ impl Written<'_> {
 
     /// A secret's file that others may read is told, not refused: mounted secrets are often made that way.
     fn warn_if_open(&mut self, name: &str, path: &str, place: &Place) {
-        let mode = std::fs::metadata(self.folder.join(path)).map_or(0, |found| found.permissions().mode());
-        if mode & 0o077 != 0 {
+        let Ok(found) = std::fs::metadata(self.folder.join(path)) else { return };
+        let mode = found.mode();
+        // What root lets a group of another user read was mounted so for relay.
+        let mounted = found.uid() == 0 && !rustix::process::geteuid().is_root();
+        let open = if mounted { 0o037 } else { 0o077 };
+        if mode & open != 0 {
             let message =
                 format!("the file of {name} can be read by other users (mode {:03o})", mode & 0o777);
             self.findings.warning(place, message, "give it mode 0600");

@@ -41,15 +41,16 @@ impl Shown {
 pub struct Board(Mutex<Vec<Shown>>);
 
 impl Board {
-    /// Notes what was found of a dependency. A change is logged, with its cause.
-    pub fn note(&self, dependency: Dependency, found: Option<(State, String)>) {
+    /// Notes what was found of a dependency; whether that is another state than before. A change is logged, with
+    /// its cause.
+    pub fn note(&self, dependency: Dependency, found: Option<(State, String)>) -> bool {
         let (state, cause) = found.unzip();
         let now = Shown { dependency, state, since: clock::unix_seconds() };
         let before = {
             let mut all = self.all();
             let place = all.iter_mut().find(|shown| shown.dependency == dependency);
             match place {
-                Some(shown) if shown.state == state => return,
+                Some(shown) if shown.state == state => return false,
                 Some(shown) => std::mem::replace(shown, now).state,
                 None => {
                     all.push(now);
@@ -76,6 +77,7 @@ impl Board {
                 tracing::info!(dependency = name, before = before.as_str(), "a dependency works again");
             }
         }
+        before != state
     }
 
     /// All that was noted.

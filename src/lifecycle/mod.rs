@@ -100,11 +100,12 @@ pub struct Lifecycle {
     parts: Arc<Parts>,
     flights: Arc<Flights>,
     /// When a vendor last refused a token, and which.
-    refusals: Arc<Mutex<HashMap<Key, (Instant, Option<u64>)>>>,
+    refusals: Refusals,
 }
 
 /// A customer's secret.
 type Key = (Customer, SecretId);
+type Refusals = Arc<Mutex<HashMap<Key, (Instant, Option<u64>)>>>;
 
 /// What is to be done about a record's token.
 enum Token<'a> {

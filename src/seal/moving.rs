@@ -9,12 +9,15 @@ use super::{STORE_WIDE, SealError};
 use crate::kms::cached::DataKeys;
 use crate::store::moving::Records;
 
-/// The store-wide records that hold the audit's newest anchors, by how their names begin.
-const ANCHORS: [&str; 2] = ["audit-anchor", "anchor/"];
+/// What the store knows of its audit: who writes one, and the newest anchor of a relay that had no name for it.
+const AUDIT: [&str; 2] = ["audit-replicas", "audit-anchor"];
+/// How the names of the others' newest anchors begin.
+const ANCHOR: &str = "anchor/";
 
-/// Whether the store-wide record of this name travels with a store: its wrapped keys, and the newest anchors.
+/// Whether the store-wide record of this name travels with a store: its wrapped keys, and what shows that an audit is
+/// gone or cut.
 pub fn travels(name: &str) -> bool {
-    STORE_WIDE.contains(&name) || ANCHORS.iter().any(|anchor| name.starts_with(anchor))
+    STORE_WIDE.contains(&name) || AUDIT.contains(&name) || name.starts_with(ANCHOR)
 }
 
 /// Tries the configured KMS keys on what an export holds.

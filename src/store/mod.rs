@@ -64,6 +64,9 @@ pub enum Change {
     Everything,
 }
 
+/// How long an engine's feed may have heard nothing while it still says that it is live.
+pub const NOTICED_WITHIN: Duration = Duration::from_millis(1500);
+
 /// How the change feed stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Feed {

@@ -39,9 +39,8 @@ pub fn run(plan: &Plan) -> Figure {
                 std::thread::sleep(Duration::from_millis(2));
             }
             closed = closed.max(told.elapsed());
-            let mut frames = Vec::new();
-            let _ = h2.read_to_end(&mut frames);
-            goaways += u64::from(says_goodbye(frames));
+            goaways += u64::from(says_goodbye(&mut h2));
+            drop(h2);
             // Told again, it would end at once.
             while !stages[leaving].has_ended() && told.elapsed() < GRACE * 2 {
                 std::thread::sleep(Duration::from_millis(5));
@@ -84,14 +83,14 @@ fn http2(stage: &Stage) -> TcpStream {
     stream
 }
 
-/// Whether a GOAWAY frame is among these.
-fn says_goodbye(mut frames: Vec<u8>) -> bool {
-    while frames.len() >= 9 {
-        if frames[3] == 7 {
-            return true;
+/// Whether a GOAWAY frame comes.
+fn says_goodbye(stream: &mut TcpStream) -> bool {
+    loop {
+        let mut head = [0; 9];
+        let Ok(()) = stream.read_exact(&mut head) else { return false };
+        let mut rest = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        if head[3] == 7 || stream.read_exact(&mut rest).is_err() {
+            return head[3] == 7;
         }
-        let length = usize::from(frames[0]) << 16 | usize::from(frames[1]) << 8 | usize::from(frames[2]);
-        frames.drain(..(9 + length).min(frames.len()));
     }
-    false
 }

@@ -22,6 +22,8 @@ mod cloud;
 /// Requests as bytes, each with the mistake that it carries and what must come of it.
 #[path = "../corpus/framing.rs"]
 mod corpus;
+/// A relay whose store and audit stand on disks that can go wrong.
+mod fault;
 /// What a drill is asked for, and the line that it ends with.
 mod figure;
 /// h2load, and what it says.
@@ -54,10 +56,17 @@ mod traffic;
 mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
 mod canary;
+/// A wall clock that is set, by an hour and by five years.
+mod clock;
 /// The credential stands in relay's memory no longer than its connection to the vendor.
 mod core;
+/// Disks that are full.
+mod diskfull;
 /// Two replicas take turns under load, each told to stop while streams run.
 mod drain;
+/// PostgreSQL's primary is killed and its standby promoted, and nobody loses anything.
+#[cfg(feature = "postgres")]
+mod failover;
 /// Ten gibibytes pass each way unchanged, in flat memory.
 mod gib;
 /// An app that guesses the next byte learns nothing from what comes back.
@@ -88,6 +97,8 @@ mod rotate;
 mod scale;
 /// Thousands of slow clients, and one that is not.
 mod slow;
+/// Disks that hang, and disks that fail.
+mod slowdisk;
 /// As many requests as relay says reach the vendor, and every reader finds as many in the same bytes.
 mod smuggle;
 /// CPU per request beside nginx.
@@ -105,7 +116,7 @@ use figure::{Figure, Plan};
 
 type Drill = fn(&Plan) -> Figure;
 
-const DRILLS: [(&str, Drill); 23] = [
+const DRILLS: &[(&str, Drill)] = &[
     ("requests", requests::run),
     ("gib", gib::run),
     ("sse", sse::run),
@@ -129,6 +140,11 @@ const DRILLS: [(&str, Drill); 23] = [
     ("move", moving::run),
     ("drain", drain::run),
     ("reload", reload::run),
+    #[cfg(feature = "postgres")]
+    ("failover", failover::run),
+    ("diskfull", diskfull::run),
+    ("slowdisk", slowdisk::run),
+    ("clock", clock::run),
 ];
 
 fn main() -> ExitCode {

@@ -29,6 +29,8 @@ pub struct Stage {
     pub log_level: String,
     /// Variables that relay is started with, beside its own.
     pub environment: Vec<(String, String)>,
+    /// Words behind `relay run`, for its first start.
+    pub first_words: Vec<String>,
 }
 
 impl Stage {
@@ -59,21 +61,32 @@ impl Stage {
             through: Vec::new(),
             log_level: "warn".to_owned(),
             environment: Vec::new(),
+            first_words: Vec::new(),
         }
     }
 
     /// Starts `relay run` and waits until it is ready.
     pub fn start(&mut self) {
+        self.launch_until(Self::is_ready);
+    }
+
+    /// Starts `relay run` and waits until it answers operators, ready or not.
+    pub fn launch(&mut self) {
+        self.launch_until(|stage| stage.readiness().is_some());
+    }
+
+    fn launch_until(&mut self, there: impl Fn(&Self) -> bool) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let binary = self.binary.display().to_string();
         let words: Vec<String> = self.through.iter().cloned().chain([binary]).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["run", "--config"]).arg(self.config());
+        command.args(std::mem::take(&mut self.first_words));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("RELAY_LOG", &self.log_level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut relay = Process::start(&mut command);
         let begun = Instant::now();
-        while !self.is_ready() {
+        while !there(self) {
             let said = || std::fs::read_to_string(self.log()).unwrap_or_default();
             assert!(!relay.has_ended(), "relay does not start: {}", said());
             assert!(begun.elapsed() < Duration::from_secs(30), "relay is not ready: {}", said());
@@ -110,6 +123,13 @@ impl Stage {
         self.environment.push(("RELAY__AUDIT__REPLICA".to_owned(), name.to_owned()));
     }
 
+    /// Puts another text into relay.toml in the place of one that stands there once.
+    pub fn rewrite(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "relay init writes no {from} by now");
+        std::fs::write(self.config(), text.replace(from, to)).unwrap();
+    }
+
     pub fn relay(&self) -> &Process {
         self.relay.as_ref().expect("relay runs")
     }
@@ -127,6 +147,16 @@ impl Stage {
     /// kill -9
     pub fn kill(&mut self) {
         self.relay.take().expect("relay runs").kill();
+    }
+
+    /// Whether relay has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.relay.as_mut().expect("relay runs").has_ended()
+    }
+
+    /// The `relay` that is driven.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     pub fn config(&self) -> PathBuf {
@@ -202,11 +232,16 @@ impl Stage {
     }
 
     fn is_ready(&self) -> bool {
+        self.readiness() == Some(200)
+    }
+
+    /// What `/readyz` says, once somebody does.
+    fn readiness(&self) -> Option<u16> {
         if std::net::TcpStream::connect(self.admin).is_err() {
-            return false;
+            return None;
         }
         let mut client = Client::connect(self.admin, Arc::default());
-        client.request("GET", "/readyz", &[], b"").status == 200
+        Some(client.request("GET", "/readyz", &[], b"").status).filter(|status| *status != 0)
     }
 }
 

@@ -103,7 +103,9 @@ pub fn tokens(stage: &Stage, customers: impl Iterator<Item = u64>) -> Vec<String
 pub fn folder(stage: &Stage) -> std::path::PathBuf {
     match configuration(stage).store {
         StoreChoice::Sled { path } => path,
-        StoreChoice::Postgres(_) | StoreChoice::Memory => panic!("relay init chooses another store by now"),
+        StoreChoice::Postgres(_) | StoreChoice::Memory => {
+            panic!("relay init chooses another store by now")
+        }
     }
 }
 

@@ -169,13 +169,13 @@ fn a_missing_segment_is_named_once_with_where_it_should_be() {
     let full = here.segments();
     let kept = fs::read(&full[2]).unwrap();
     fs::remove_file(&full[2]).unwrap();
-    let verdicts = judge(&[here.path.clone()], &[&here], false);
+    let verdicts = judge(std::slice::from_ref(&here.path), &[&here], false);
     let found = problems(&verdicts);
     let next = full[3].display().to_string();
     assert!(found.len() == 1 && found[0].contains("segment between is missing"), "{found:#?}");
     assert_eq!(verdicts[0].problems[0].file.as_deref(), Some(next.as_str()));
     fs::write(&full[2], &kept).unwrap();
-    assert_good(&judge(&[here.path.clone()], &[&here], false));
+    assert_good(&judge(std::slice::from_ref(&here.path), &[&here], false));
     // The first, the last, and the one that is written to.
     for path in [&full[0], full.last().unwrap(), &here.path] {
         let kept = fs::read(path).unwrap();
@@ -358,7 +358,7 @@ fn segments_whose_time_is_over_are_deleted_lawfully_and_any_other_cut_is_found()
     let full = here.segments();
     assert!(full.len() >= 5);
     let old: Vec<PathBuf> = full[..2].iter().map(|path| age(path)).collect();
-    assert_good(&judge(&[here.path.clone()], &[&here], false));
+    assert_good(&judge(std::slice::from_ref(&here.path), &[&here], false));
 
     // Nothing is deleted unless it is asked for.
     here.run(1);
@@ -366,7 +366,7 @@ fn segments_whose_time_is_over_are_deleted_lawfully_and_any_other_cut_is_found()
     here.rotation.retain = Some(Duration::from_secs(3600));
     here.run(1);
     assert!(old.iter().all(|path| !path.exists()) && full[2..].iter().all(|path| path.exists()));
-    let verdicts = judge(&[here.path.clone()], &[&here], false);
+    let verdicts = judge(std::slice::from_ref(&here.path), &[&here], false);
     assert_good(&verdicts);
     assert!(verdicts[0].kinds["intent"] > 100, "the rest is there");
     let said = fs::read_to_string(&here.path).unwrap();
@@ -375,12 +375,16 @@ fn segments_whose_time_is_over_are_deleted_lawfully_and_any_other_cut_is_found()
     // One more by hand is no lawful cut, and neither is the anchor's word changed.
     let kept = fs::read(&full[2]).unwrap();
     fs::remove_file(&full[2]).unwrap();
-    assert!(problems(&judge(&[here.path.clone()], &[&here], false)).iter().any(|p| p.contains("missing")));
+    assert!(
+        problems(&judge(std::slice::from_ref(&here.path), &[&here], false))
+            .iter()
+            .any(|p| p.contains("missing"))
+    );
     fs::write(&full[2], kept).unwrap();
-    assert_good(&judge(&[here.path.clone()], &[&here], false));
+    assert_good(&judge(std::slice::from_ref(&here.path), &[&here], false));
     let forged = said.replacen("\"cut\":", "\"cut\":1", 1);
     fs::write(&here.path, forged).unwrap();
-    assert!(!problems(&judge(&[here.path.clone()], &[&here], false)).is_empty());
+    assert!(!problems(&judge(std::slice::from_ref(&here.path), &[&here], false)).is_empty());
 }
 
 #[test]
@@ -482,5 +486,5 @@ fn another_file_in_the_audits_place_is_not_written_to() {
     fs::rename(&moved, &here.path).unwrap();
     write_until(&chain, |taken| taken);
     log.close().unwrap();
-    assert_good(&judge(&[here.path.clone()], &[&here], true));
+    assert_good(&judge(std::slice::from_ref(&here.path), &[&here], true));
 }

@@ -228,6 +228,7 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
     assert!(home.ok(&["check"], None).contains("valid"), "what init wrote is valid");
     home.run();
     assert_eq!(home.ok(&["health"], None).lines().filter(|line| line.ends_with(" ok")).count(), 6);
+    assert_eq!(home.ok(&["health", "--alive"], None), "");
 
     let printed = home.ok(
         &["secret", "add", "--customer", "acme", "--integration", "github", "--label", "Acme bot"],
@@ -297,6 +298,7 @@ fn from_an_empty_folder_to_a_vendors_answer_and_back() {
     std::fs::write(home.path("altered.jsonl"), altered).unwrap();
     assert_eq!(home.relay(&["audit", "verify", "altered.jsonl", "--key", &key], None).status.code(), Some(1));
     assert_eq!(home.relay(&["health"], None).status.code(), Some(4), "nobody answers any more");
+    assert_eq!(home.relay(&["health", "--alive"], None).status.code(), Some(4));
 }
 
 #[test]

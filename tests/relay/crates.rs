@@ -9,13 +9,14 @@ struct Crate {
     licence: String,
 }
 
-/// What relay is built with: a plain build, a release, and each cloud alone.
-const BUILDS: [&[&str]; 5] = [
+/// What relay is built with: a plain build, a release, each cloud alone, and PostgreSQL alone.
+const BUILDS: [&[&str]; 6] = [
     &[],
     &["--features", "full"],
     &["--no-default-features", "--features", "aws"],
     &["--no-default-features", "--features", "azure"],
     &["--no-default-features", "--features", "gcp"],
+    &["--no-default-features", "--features", "postgres"],
 ];
 
 /// `cargo tree` of what such a build compiles.

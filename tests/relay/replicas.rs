@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay::stage::authorize::records::Bounds;
+use relay::store::Store;
 use relay::store::memory::Memory;
 
 use crate::rig::client::Client;
-use crate::rig::pair::Pair;
+use crate::rig::pair::{Pair, stores};
 use crate::rig::vendor::{self, Vendor, raw};
 use crate::rig::{Settings, way::Way};
 
@@ -44,8 +45,18 @@ fn streaming() -> Vendor {
 }
 
 fn pair(bounds: Bounds) -> Pair {
+    let memory: Arc<dyn Store> = Arc::new(Memory::new());
+    over([memory.clone(), memory], bounds)
+}
+
+fn over(stores: [Arc<dyn Store>; 2], bounds: Bounds) -> Pair {
     let settings = Settings { integration: INTEGRATION.to_owned(), ..Settings::default() };
-    Pair::over(Arc::new(Memory::new()), settings, streaming(), bounds)
+    Pair::over(stores, settings, streaming(), bounds)
+}
+
+/// Two relays over each engine.
+fn pairs() -> impl Iterator<Item = Pair> {
+    stores().into_iter().map(|stores| over(stores, Bounds::default()))
 }
 
 /// An answer of the second relay's that streams without end.
@@ -92,68 +103,72 @@ fn ended(client: &mut Client) -> Instant {
 
 #[test]
 fn what_is_done_to_a_secret_on_one_relay_holds_on_the_other_within_a_second() {
-    let pair = pair(Bounds::default());
-    let id = pair.rig.secret("acme");
-    assert_eq!(pair.ask(1, &id).status, 200);
-    let secret = format!("/v1/secrets/{id}");
-    let on_first = |method: &str, path: String, body: &str| {
-        let answer = pair.admin(0, method, &path, body);
-        assert!(matches!(answer.status, 200 | 201 | 204), "{}", answer.text());
-    };
-    on_first("POST", format!("{secret}/disable"), "");
-    pair.until(1, &id, (410, "secret_disabled"), SECOND);
-    on_first("POST", format!("{secret}/enable"), "");
-    pair.until(1, &id, (200, ""), SECOND);
-    on_first("PUT", format!("{secret}/policy"), r#"{"allow":["GET /elsewhere"]}"#);
-    pair.until(1, &id, (403, "request_denied"), SECOND);
-    on_first("PUT", format!("{secret}/policy"), "{}");
-    pair.until(1, &id, (200, ""), SECOND);
-
-    let other = format!("{}-rotated", pair.rig.canary.text());
-    let fields = serde_json::json!({ "fields": { "token": other } }).to_string();
-    on_first("POST", format!("{secret}/versions"), &fields);
-    let begun = Instant::now();
-    loop {
+    for pair in pairs() {
+        let id = pair.rig.secret("acme");
         assert_eq!(pair.ask(1, &id).status, 200);
-        if pair.rig.vendor.last().header("authorization") == Some(&format!("Bearer {other}")) {
-            break;
+        let secret = format!("/v1/secrets/{id}");
+        let on_first = |method: &str, path: String, body: &str| {
+            let answer = pair.admin(0, method, &path, body);
+            assert!(matches!(answer.status, 200 | 201 | 204), "{}", answer.text());
+        };
+        on_first("POST", format!("{secret}/disable"), "");
+        pair.until(1, &id, (410, "secret_disabled"), SECOND);
+        on_first("POST", format!("{secret}/enable"), "");
+        pair.until(1, &id, (200, ""), SECOND);
+        on_first("PUT", format!("{secret}/policy"), r#"{"allow":["GET /elsewhere"]}"#);
+        pair.until(1, &id, (403, "request_denied"), SECOND);
+        on_first("PUT", format!("{secret}/policy"), "{}");
+        pair.until(1, &id, (200, ""), SECOND);
+
+        let other = format!("{}-rotated", pair.rig.canary.text());
+        let fields = serde_json::json!({ "fields": { "token": other } }).to_string();
+        on_first("POST", format!("{secret}/versions"), &fields);
+        let begun = Instant::now();
+        loop {
+            assert_eq!(pair.ask(1, &id).status, 200);
+            if pair.rig.vendor.last().header("authorization") == Some(&format!("Bearer {other}")) {
+                break;
+            }
+            assert!(begun.elapsed() < SECOND, "the old version is still sent");
         }
-        assert!(begun.elapsed() < SECOND, "the old version is still sent");
+        // An unknown UUID is remembered as such, and a secret that was just added is not.
+        on_first("DELETE", secret, "");
+        pair.until(1, &id, (404, "secret_not_found"), SECOND);
+        let added = pair.rig.secret("acme");
+        pair.until(1, &added, (200, ""), SECOND);
     }
-    // An unknown UUID is remembered as such, and a secret that was just added is not.
-    on_first("DELETE", secret, "");
-    pair.until(1, &id, (404, "secret_not_found"), SECOND);
-    let added = pair.rig.secret("acme");
-    pair.until(1, &added, (200, ""), SECOND);
 }
 
 #[test]
 fn a_forgotten_customer_is_gone_from_the_other_relay_with_its_data_key() {
-    let pair = pair(Bounds::default());
-    let (id, other) = (pair.rig.secret("acme"), pair.rig.secret("globex"));
-    assert_eq!((pair.ask(1, &id).status, pair.ask_as(1, &other, "globex").status), (200, 200));
-    let held = |pair: &Pair| {
-        assert_eq!(pair.admin(1, "GET", "/readyz", "").status, 200);
-        let text = pair.admin(1, "GET", "/metrics", "").text();
-        let line = text.lines().find(|line| line.starts_with("relay_data_keys ")).unwrap();
-        line.rsplit(' ').next().unwrap().to_owned()
-    };
-    assert_eq!(held(&pair), "2");
-    let forgotten = pair.admin(0, "DELETE", "/v1/customers/acme", "");
-    assert_eq!(forgotten.status, 200, "{}", forgotten.text());
-    pair.until(1, &id, (404, "secret_not_found"), SECOND);
-    let begun = Instant::now();
-    while held(&pair) != "1" {
-        assert!(begun.elapsed() < SECOND, "the forgotten customer's data key is still in memory");
-        std::thread::sleep(Duration::from_millis(10));
+    for pair in pairs() {
+        let (id, other) = (pair.rig.secret("acme"), pair.rig.secret("globex"));
+        assert_eq!((pair.ask(1, &id).status, pair.ask_as(1, &other, "globex").status), (200, 200));
+        let held = |pair: &Pair| {
+            assert_eq!(pair.admin(1, "GET", "/readyz", "").status, 200);
+            let text = pair.admin(1, "GET", "/metrics", "").text();
+            let line = text.lines().find(|line| line.starts_with("relay_data_keys ")).unwrap();
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(held(&pair), "2");
+        let forgotten = pair.admin(0, "DELETE", "/v1/customers/acme", "");
+        assert_eq!(forgotten.status, 200, "{}", forgotten.text());
+        pair.until(1, &id, (404, "secret_not_found"), SECOND);
+        let begun = Instant::now();
+        while held(&pair) != "1" {
+            assert!(begun.elapsed() < SECOND, "the forgotten customer's data key is still in memory");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(pair.ask_as(1, &other, "globex").status, 200);
     }
-    assert_eq!(pair.ask_as(1, &other, "globex").status, 200);
 }
 
 #[test]
 fn a_revocation_on_one_relay_ends_what_is_open_on_the_other() {
-    for (method, how) in [("POST", "/disable"), ("DELETE", ""), ("DELETE", "customer")] {
-        let pair = pair(Bounds::default());
+    for (pair, (method, how)) in [("POST", "/disable"), ("DELETE", ""), ("DELETE", "customer")]
+        .into_iter()
+        .flat_map(|how| pairs().map(move |pair| (pair, how)))
+    {
         let (id, stays) = (pair.rig.secret("acme"), pair.rig.secret("acme"));
         let (mut one, mut two, mut other) = (stream(&pair, &id), socket(&pair, &id), stream(&pair, &stays));
         let path = match how {
@@ -179,7 +194,7 @@ fn a_revocation_on_one_relay_ends_what_is_open_on_the_other() {
 #[test]
 fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
     for _ in 0..5 {
-        let store: Arc<dyn relay::store::Store> = Arc::new(Memory::new());
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
         let late = Duration::from_millis(60);
         let settings = |way: Arc<Way>| Settings {
             options: Box::new(move || relay::app::Options {
@@ -196,7 +211,8 @@ fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
                 .map(|name| {
                     let (store, toml, keys) = (store.clone(), toml.clone(), keys.clone());
                     scope.spawn(move || {
-                        let sink = relay::audit::FileSink::open(&keys.join(format!("audit-{name}.jsonl")));
+                        let own = format!("path = \"audit-{name}.jsonl\"\nreplica = \"{name}\"");
+                        let toml = toml.replace("path = \"audit.jsonl\"", &own);
                         let config = relay::config::parse(
                             &toml,
                             "relay.toml",
@@ -206,7 +222,6 @@ fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
                         );
                         let options = relay::app::Options {
                             store: Some(Way::late(store, late)),
-                            sink: Some(Box::new(sink.unwrap())),
                             ..relay::app::Options::default()
                         };
                         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -21,6 +21,9 @@ mod moving;
 /// What only an engine behind a network can break: losing it, other replicas, its roles and its schema.
 #[cfg(feature = "postgres")]
 mod postgres;
+/// A whole relay over PostgreSQL.
+#[cfg(feature = "postgres")]
+mod served;
 /// What only an engine with a folder can break.
 mod sled;
 /// What rotation, forgetting and erasing ask of every engine.

@@ -74,6 +74,8 @@ pub struct Settings {
     pub callers: String,
     /// Lines for `[keys]`, beside provider and file.
     pub keys: String,
+    /// The lines of `[store]`, if it is not sled in the rig's folder.
+    pub store: String,
     pub audit: PathBuf,
     /// Lines for `[audit]`, beside path and durability.
     pub audit_more: String,
@@ -93,6 +95,7 @@ impl Default for Settings {
             workers: 2,
             callers: String::new(),
             keys: String::new(),
+            store: String::new(),
             audit: PathBuf::new(),
             audit_more: String::new(),
             durability: Durability::Written,
@@ -166,7 +169,7 @@ impl Rig {
         format!(
             "[server]\nlisten = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = {}\ngrace = \"2s\"\n{}\n\
              {}\n[keys]\nprovider = \"local\"\nfile = \"relay.key\"\n{}\n\
-             [store]\nengine = \"sled\"\npath = \"relay.db\"\n\n\
+             [store]\n{}\n\n\
              [audit]\npath = \"{}\"\ndurability = \"{durability}\"\n{}\n[admin]\ntoken = \"file:admin.token\"\n\n\
              [integrations.vendor]\nupstream = \"{upstream}\"\nprivate_cidrs = [\"127.0.0.0/8\", \"::1/128\"]\n{ca}{}\n\n{}\n",
             s.listen,
@@ -174,6 +177,7 @@ impl Rig {
             s.server,
             s.callers_section(),
             s.keys,
+            if s.store.is_empty() { "engine = \"sled\"\npath = \"relay.db\"" } else { &s.store },
             audit.display(),
             s.audit_more,
             s.integration,

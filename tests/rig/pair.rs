@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay::app::{Options, Running, start_with};
-use relay::audit::FileSink;
+use relay::config::{self, Files};
 use relay::stage::authorize::records::Bounds;
 use relay::store::Store;
+use relay::store::memory::Memory;
 
 use super::client::{Answer, Client};
 use super::vendor::Vendor;
@@ -24,8 +25,9 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn over(store: Arc<dyn Store>, settings: Settings, vendor: Vendor, bounds: Bounds) -> Self {
-        let ways = [Way::to(store.clone()), Way::to(store)];
+    /// Each over its own end of one store.
+    pub fn over(stores: [Arc<dyn Store>; 2], settings: Settings, vendor: Vendor, bounds: Bounds) -> Self {
+        let ways = stores.map(Way::to);
         let first = ways[0].clone();
         let options = move || Options { store: Some(first.clone()), bounds, ..Options::default() };
         let rig = Rig::before(Settings { options: Box::new(options), ..settings }, vendor);
@@ -35,15 +37,15 @@ impl Pair {
     }
 
     pub fn start_second(&mut self) {
-        let sink = FileSink::open(&self.rig.folder.path().join("audit-b.jsonl")).unwrap();
-        let options = Options {
-            store: Some(self.ways[1].clone()),
-            sink: Some(Box::new(sink)),
-            bounds: self.bounds,
-            ..Options::default()
-        };
-        let mut config = self.rig.config();
-        config.audit.replica = Some("b".to_owned());
+        let toml = self
+            .rig
+            .toml()
+            .replace("path = \"audit.jsonl\"", "path = \"audit-b.jsonl\"\nreplica = \"second\"");
+        assert!(toml.contains("audit-b.jsonl"));
+        let config = config::parse(&toml, "relay.toml", self.rig.folder.path(), &[], Files::Required);
+        let config = config.unwrap_or_else(|report| panic!("{}", report.render(false)));
+        let options =
+            Options { store: Some(self.ways[1].clone()), bounds: self.bounds, ..Options::default() };
         let runtime = self.rig.runtime();
         let started = runtime.block_on(start_with(config, options, runtime.handle().clone()));
         self.second =
@@ -111,6 +113,31 @@ impl Pair {
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         client.request(method, path, &headers, body.as_bytes())
     }
+}
+
+/// Both ends of a new store, in memory and, where there is one, in PostgreSQL.
+pub fn stores() -> Vec<[Arc<dyn Store>; 2]> {
+    let memory: Arc<dyn Store> = Arc::new(Memory::new());
+    let mut all = vec![[memory.clone(), memory]];
+    #[cfg(feature = "postgres")]
+    if let Some(server) = super::postgres::shared() {
+        let database = server.database();
+        all.push([opened(&database), opened(&database)]);
+    }
+    all
+}
+
+/// As a relay opens it, on a runtime that outlives every test.
+#[cfg(feature = "postgres")]
+fn opened(database: &super::postgres::Database) -> Arc<dyn Store> {
+    use relay::store::postgres::Postgres;
+    static RUNTIME: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    });
+    let url = relay::secret::Secret::new(database.url().into_bytes());
+    let open = Postgres::open(super::postgres::setup(&url), runtime.handle().clone());
+    Arc::new(runtime.block_on(open).unwrap())
 }
 
 impl Drop for Pair {

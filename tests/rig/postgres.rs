@@ -154,6 +154,7 @@ impl Server {
 
     /// Runs it, and waits until it answers.
     pub fn run(&mut self) {
+        let _ = std::fs::remove_dir(self.folder.path().join("keep"));
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
         let mut shown = program("postgres");
         shown.arg("-D").arg(self.data());
@@ -237,6 +238,42 @@ impl Server {
             drop(holder.stdin.take());
             holder.wait().unwrap();
         }
+    }
+
+    /// A standby of this one that runs.
+    pub fn standby(&self) -> Self {
+        let mut standby = Self::in_folder();
+        standby.become_standby_of(self);
+        standby
+    }
+
+    /// Begins anew as a standby of `primary`, whatever it was before. It does not run.
+    pub fn become_standby_of(&mut self, primary: &Self) {
+        let _ = std::fs::remove_dir_all(self.data());
+        let port = primary.port.to_string();
+        let mut copy = program("pg_basebackup");
+        copy.args(["-U", "postgres", "-p", &port, "-R", "-X", "stream", "-c", "fast", "--no-sync", "-h"]);
+        done(copy.arg(primary.folder.path()).arg("-D").arg(self.data()));
+        self.configure("");
+        self.run();
+        let begun = Instant::now();
+        while primary.sql("postgres", "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
+            != "1"
+        {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the standby does not stream");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        done(program("pg_ctl").args(["promote", "-w", "-D"]).arg(self.data()));
+    }
+
+    /// Changes a setting of the running server.
+    pub fn set(&self, name: &str, value: &str) {
+        self.sql("postgres", &format!("ALTER SYSTEM SET {name} = '{value}'"));
+        self.sql("postgres", "SELECT pg_reload_conf()");
     }
 
     /// As the superuser; what it answers.

@@ -148,12 +148,7 @@ pub(super) async fn store(
     }
     match open_store(&config.store, control).await {
         Ok(store) => match Imported::of(&*store).await {
-            Ok(Some(import)) if !import.ended => {
-                let found = format!("{shown}: an import was begun in it and has not ended");
-                let fix = "relay store import FILE --resume, or begin again with an empty store";
-                findings.fail(check, found, fix);
-                None
-            }
+            Ok(import) if is_half(import.as_ref(), findings) => None,
             Ok(_) => {
                 findings.ok(check, format!("{shown} opens and answers"));
                 Some(store)
@@ -182,9 +177,13 @@ async fn shared_store(config: &Config, control: &Handle, findings: &mut Findings
         }
     };
     let began = Instant::now();
-    if let Err(error) = store.meta(AUDIT_KEY).await {
-        findings.fail(check, format!("PostgreSQL: {error}"), "see what it says");
-        return None;
+    match Imported::of(&*store).await {
+        Ok(import) if is_half(import.as_ref(), findings) => return None,
+        Ok(_) => {}
+        Err(error) => {
+            findings.fail(check, format!("PostgreSQL: {error}"), "see what it says");
+            return None;
+        }
     }
     let found =
         format!("PostgreSQL answers in {} ms, and its schema is the one needed", began.elapsed().as_millis());
@@ -195,6 +194,16 @@ async fn shared_store(config: &Config, control: &Handle, findings: &mut Findings
         findings.warn(check, found, "connect without a pooler, or with one that keeps sessions");
     }
     Some(store)
+}
+
+/// Whether not all of an import is there, which is told: relay does not serve such a store.
+fn is_half(import: Option<&Imported>, findings: &mut Findings) -> bool {
+    let half = import.is_some_and(|import| !import.ended);
+    if half {
+        let fix = "relay store import FILE --resume, or begin again with an empty store";
+        findings.fail("store", "an import was begun in it and has not ended", fix);
+    }
+    half
 }
 
 /// What the audit is checked with.

@@ -152,7 +152,7 @@ impl Seen {
         out.write_all(piece).map_err(|error| error.to_string())?;
         self.bytes += piece.len() as u64;
         self.decoder.feed(piece);
-        while let Some(block) = self.decoder.next().map_err(|error| error.to_string())? {
+        while let Some(block) = self.decoder.block().map_err(|error| error.to_string())? {
             match Part::read(&block).map_err(|error| error.to_string())? {
                 Part::Header(header) => self.header = Some(header),
                 Part::Records(records) => {

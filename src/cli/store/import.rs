@@ -27,6 +27,7 @@ use crate::store::moving::{Block, Decoder, Import, Imported, Part, Totals};
 const PIECE: usize = 128 * 1024;
 
 /// What was asked for.
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) file: &'a Path,
     pub(super) config: &'a Path,
@@ -159,7 +160,7 @@ impl<R: Read> Stream<R> {
     fn next(&mut self, shown: &str) -> Result<Option<(Block, Part)>, Failure> {
         let wrong = |error: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {error}"));
         loop {
-            if let Some(block) = self.decoder.next().map_err(|error| wrong(&error))? {
+            if let Some(block) = self.decoder.block().map_err(|error| wrong(&error))? {
                 let part = Part::read(&block).map_err(|error| wrong(&error))?;
                 return Ok(Some((block, part)));
             }

@@ -192,6 +192,11 @@ impl DataKeys {
         self.0.warm.entry_count()
     }
 
+    /// The KMS key that wraps, by its provider and its name there.
+    pub fn wraps_now(&self) -> String {
+        self.0.ring.current().map_or_else(String::new, |kms| format!("{}:{}", kms.provider(), kms.key()))
+    }
+
     /// What is known of each KMS key, the one that wraps first.
     pub fn standings(&self) -> Vec<KmsKeyStanding> {
         self.0.kms_keys.iter().map(|key| key.shown()).collect()

@@ -250,7 +250,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         return Err(KeyFileError::Owner { file: path.to_owned(), owner, user });
     }
     let mode = about.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & open_bits(owner, user) != 0 {
         return Err(KeyFileError::Open { file: path.to_owned(), mode });
     }
     // Room for all of it at once: a vector that grew would leave keys behind.
@@ -263,6 +263,31 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     Ok(text)
 }
 
+/// Permission bits that a key file must not have. What root hands to another user by the group's right to read,
+/// as Kubernetes and systemd mount secrets, is as closed as root wanted it.
+const fn open_bits(owner: u32, user: u32) -> u32 {
+    if owner == 0 && user != 0 { 0o037 } else { 0o077 }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::open_bits;
+
+    #[test]
+    fn only_root_may_let_a_group_read_a_key_file() {
+        let (root, relay) = (0, 65_532);
+        for mode in [0o440, 0o640] {
+            assert_eq!(mode & open_bits(root, relay), 0, "{mode:o}");
+            assert_ne!(mode & open_bits(relay, relay), 0, "{mode:o} of relay's own");
+            assert_ne!(mode & open_bits(root, root), 0, "{mode:o} of root's own");
+        }
+        for mode in [0o660, 0o450, 0o444, 0o604, 0o601] {
+            assert_ne!(mode & open_bits(root, relay), 0, "{mode:o}");
+        }
+        assert_eq!(0o600 & open_bits(relay, relay), 0);
+    }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::renew::Due;
 use super::super::{SealError, Turn};
-use super::{Job, Jobs, TIDIED, TURN, Work};
+use super::{Job, Jobs, LEFT, TIDIED, TURN, Work};
 use crate::audit::{Event, Kind};
 use crate::clock;
 use crate::model::{Customer, RequestId};
@@ -47,7 +47,7 @@ impl Jobs {
 
     /// Works on the job that is under way, unless another relay does; whether there was anything to do.
     async fn work(&self) -> Result<bool, SealError> {
-        if !self.read().await?.is_some_and(|job| job.is_under_way()) {
+        if !self.read().await?.is_some_and(|job| job.is_under_way() && self.may(&job)) {
             return Ok(false);
         }
         let Some(turn) = self.turn().await? else { return Ok(false) };
@@ -60,6 +60,16 @@ impl Jobs {
         }
         turn.end().await;
         Ok(is_under_way)
+    }
+
+    /// Whether this relay is configured as the one that was asked, or that one has had its time.
+    fn may(&self, job: &Job) -> bool {
+        let same_key = job.by.as_ref().is_none_or(|by| *by == self.sealer.keys.wraps_now());
+        let same_place = match &job.work {
+            Work::Rebind { integration, was } => self.sealer.may_rebind(integration, was).is_ok(),
+            Work::Rewrap | Work::Data | Work::Age { .. } => true,
+        };
+        (same_key && same_place) || clock::unix_millis().saturating_sub(job.started) > LEFT
     }
 
     async fn turn(&self) -> Result<Option<Turn>, SealError> {

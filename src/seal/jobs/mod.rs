@@ -32,6 +32,8 @@ const TIDIED: &str = "tidied";
 /// The turn that whoever works on all customers has, and how long after a relay's death another goes on.
 const TURN: (&str, Duration) = ("jobs", Duration::from_secs(15));
 const LOOKED: Duration = Duration::from_secs(2);
+/// How long a job is left to relays that are configured as the one that was asked, while a new relay.toml goes round.
+const LEFT: u64 = 60_000;
 
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +85,9 @@ pub struct Job {
     pub work: Work,
     /// When it was asked for, in milliseconds since 1970.
     pub started: u64,
+    /// The KMS key that wraps where it was asked for: others leave it to that relay, while it may be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// Behind which customer it goes on.
     pub after: Option<Customer>,
     /// Customers that were gone through.
@@ -105,6 +110,7 @@ impl Job {
             id,
             work,
             started: clock::unix_millis(),
+            by: None,
             after: None,
             customers: 0,
             of: None,
@@ -264,7 +270,8 @@ impl Jobs {
         if new_version {
             self.sealer.keys.new_version().await?;
         }
-        let job = Job::new(id, work);
+        let by = Some(self.sealer.keys.wraps_now());
+        let job = Job { by, ..Job::new(id, work) };
         for _ in 0..TRIES {
             match self.sealer.store.swap_meta(JOB, before, written(&job)).await {
                 Ok(()) => {

@@ -193,10 +193,7 @@ fn still_valid(identity: &Identity, now: u64) -> Result<(), Refusal> {
         return Err(Refusal::new(Code::TokenExpired, "The caller token's exp is past: mint a fresh one."));
     }
     if now < identity.begins_at {
-        return Err(Refusal::new(
-            Code::TokenNotYetValid,
-            "The caller token's nbf is still to come: compare the clocks.",
-        ));
+        return Err(token::not_yet_valid());
     }
     Ok(())
 }

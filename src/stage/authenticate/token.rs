@@ -134,6 +134,11 @@ fn check(rules: &IssuerRules, claims: &Claims<'_>, now: u64) -> Result<Identity,
     if now >= ends_at {
         return Err(Refusal::new(Code::TokenExpired, "The caller token's exp is past: mint a fresh one."));
     }
+    // Before its lifetime, which a clock that is far behind cannot measure.
+    let begins_at = not_before.map_or(0, |at| at.saturating_sub(leeway));
+    if now < begins_at {
+        return Err(not_yet_valid());
+    }
     let born = issued_at.unwrap_or(now).min(now.saturating_add(leeway));
     if expires_at.saturating_sub(born) > rules.max_lifetime.as_secs().saturating_add(leeway) {
         let longest = humantime::format_duration(rules.max_lifetime);
@@ -155,8 +160,12 @@ fn check(rules: &IssuerRules, claims: &Claims<'_>, now: u64) -> Result<Identity,
         token_id: claims.text("jti").map(str::to_owned),
         scopes: claims.scopes().map_err(invalid)?,
         ends_at,
-        begins_at: not_before.map_or(0, |at| at.saturating_sub(leeway)),
+        begins_at,
     })
+}
+
+pub(super) fn not_yet_valid() -> Refusal {
+    Refusal::new(Code::TokenNotYetValid, "The caller token's nbf is still to come: compare the clocks.")
 }
 
 /// The only secrets that may be used. An empty list allows none; one that is unclear allows nothing at all.

@@ -1,8 +1,8 @@
 //! One reading of the store at a time for each thing, for all who wait for it.
 //!
 //! A reading runs on the control runtime: a request that goes away takes it from nobody. Who comes behind a change
-//! does not join a reading that began before it. One that failed answers for half a second more, so that a store
-//! that does not answer is not asked by every request. What must never enter: a lock held over a reading.
+//! does not join a reading that began before it. One without an answer speaks for half a second more, so that a
+//! store that gives none is not asked by every request. What must never enter: a lock held over a reading.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -70,12 +70,12 @@ where
         let place = Place { flights: this.clone(), key: key.clone(), ticket };
         control.spawn(async move {
             let ended = work.await;
-            let failed = ended.is_err();
-            if !failed {
+            let is_silence = ended.as_ref().is_err_and(LookupError::is_silence);
+            if !is_silence {
                 place.leave();
             }
             let _ = tell.send(Some(ended));
-            if failed {
+            if is_silence {
                 sleep(FAILURE_KEPT).await;
             }
             drop(place);

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::store::Feed;
+use crate::store::{Feed, NOTICED_WITHIN};
 
 /// How long a failed answer of the store speaks for the next ones: what may be bridged does not wait for it again.
 const FAILURE_KEPT: Duration = Duration::from_millis(500);
@@ -21,12 +21,15 @@ pub struct Bounds {
     pub deaf: Duration,
     /// While the store does not answer.
     pub gone: Duration,
+    /// How long a feed may have heard nothing before it is known not to be live: counted against both.
+    pub noticed: Duration,
 }
 
 impl Default for Bounds {
     /// Two seconds, and a minute.
     fn default() -> Self {
-        Self { deaf: Duration::from_secs(2), gone: Duration::from_secs(60) }
+        let (deaf, gone) = (Duration::from_secs(2), Duration::from_secs(60));
+        Self { deaf, gone, noticed: NOTICED_WITHIN }
     }
 }
 
@@ -106,7 +109,8 @@ impl Proof {
         match (before == number(Feed::Live), feed == Feed::Live) {
             (true, false) => {
                 // In this order: who sees that nothing holds sees until when it did.
-                self.live_until.store(self.now(), Ordering::Release);
+                let live_until = self.now().saturating_sub(nanos(self.bounds.noticed));
+                self.live_until.store(live_until, Ordering::Release);
                 self.since.store(NOTHING, Ordering::Release);
             }
             (false, true) => self.since.store(self.now(), Ordering::Release),
@@ -124,7 +128,7 @@ impl Proof {
     /// What to do with what was read at that moment, where [`Proof::holds`] says no.
     pub(super) fn judge(&self, read_at: u64) -> Verdict {
         let age = self.age(read_at);
-        let Bounds { deaf, gone } = self.bounds;
+        let Bounds { deaf, gone, .. } = self.bounds;
         match self.feed() {
             Feed::Gone if age < gone => Verdict::Serve,
             Feed::Deaf if age < deaf / 2 => Verdict::Serve,
@@ -192,7 +196,11 @@ fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { deaf: Duration::from_nanos(200), gone: Duration::from_nanos(6000) };
+    const BOUNDS: Bounds = Bounds {
+        deaf: Duration::from_nanos(200),
+        gone: Duration::from_nanos(6000),
+        noticed: Duration::from_nanos(50),
+    };
 
     fn at(now: u64) -> Proof {
         Proof { clock: Clock::Set(AtomicU64::new(now)), ..Proof::new(BOUNDS, Feed::Live) }
@@ -223,12 +231,12 @@ mod tests {
     fn each_bound_counts_from_the_last_proof() {
         let proof = at(1000);
         proof.stands(Feed::Deaf);
-        assert_eq!(proof.judge(0), Verdict::Serve, "the feed vouched for it until just now");
-        pass(&proof, 100);
+        assert_eq!(proof.judge(0), Verdict::Serve, "the feed vouched for it until a moment ago");
+        pass(&proof, 50);
         assert_eq!(proof.judge(0), Verdict::Renew);
         pass(&proof, 100);
         assert_eq!(proof.judge(0), Verdict::Ask);
-        assert_eq!(proof.judge(1200), Verdict::Serve, "what was read again serves again");
+        assert_eq!(proof.judge(1150), Verdict::Serve, "what was read again serves again");
         proof.failed();
         assert_eq!(proof.judge(0), Verdict::Serve, "a store that fails is not waited for by everyone");
         proof.answered();

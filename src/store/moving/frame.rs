@@ -102,18 +102,13 @@ pub struct Block {
 }
 
 /// Reads the frame from pieces as they come.
+#[derive(Default)]
 pub struct Decoder {
     held: BytesMut,
     /// The check of the block before; `None` before the stream's first bytes.
     before: Option<Check>,
     blocks: u64,
     ended: bool,
-}
-
-impl Default for Decoder {
-    fn default() -> Self {
-        Self { held: BytesMut::new(), before: None, blocks: 0, ended: false }
-    }
 }
 
 impl Decoder {
@@ -126,7 +121,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`StreamError`]; nothing that follows can be relied on.
-    pub fn next(&mut self) -> Result<Option<Block>, StreamError> {
+    pub fn block(&mut self) -> Result<Option<Block>, StreamError> {
         let Some(before) = self.begun()? else { return Ok(None) };
         if self.ended {
             return if self.held.is_empty() { Ok(None) } else { Err(StreamError::Behind) };

@@ -14,12 +14,14 @@ use tokio_postgres::{AsyncMessage, Client};
 use super::Inner;
 use super::fault::Fault;
 use super::note::{self, CHANNEL, Note};
-use crate::store::{Change, Feed};
+use crate::store::{Change, Feed, NOTICED_WITHIN};
 
 /// How long it may be quiet before a beat is sent.
 const QUIET: Duration = Duration::from_millis(500);
 /// How long a beat may take to come back.
 const BEAT_WITHIN: Duration = Duration::from_secs(1);
+/// What caches count on.
+const _: () = assert!(QUIET.as_millis() + BEAT_WITHIN.as_millis() <= NOTICED_WITHIN.as_millis());
 /// Between two attempts to listen: at first, and at most.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(1);

@@ -63,7 +63,7 @@ impl Moving for Postgres {
     }
 
     fn take(&self, load: Load) -> Call<'_, ()> {
-        self.call(|inner| async move { take(&inner, load).await })
+        self.call(|inner| async move { take(&inner, &load).await })
     }
 }
 
@@ -126,9 +126,9 @@ async fn whole(lent: &mut Lent, customer: &Customer, page: Vec<SecretRow>) -> Re
     Ok(whole.collect())
 }
 
-async fn take(inner: &Inner, load: Load) -> Result<(), Fault> {
+async fn take(inner: &Inner, load: &Load) -> Result<(), Fault> {
     let mut lent = inner.write().await?;
-    let done = put(&mut lent, &load).await;
+    let done = put(&mut lent, load).await;
     inner.end(lent, done.map(|()| ((), Some(Vec::new())))).await
 }
 

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use sled::{Batch, Db, Tree};
 use tokio::sync::broadcast;
 
-use super::folder::{self, HEADROOM, OpenError, is_full};
+use super::folder::{self, OpenError, is_full};
 use super::rows;
+use super::stopwatch::Pace;
 use crate::store::{Change, StoreError};
 
 /// How many changes a receiver may be behind before it has lagged.
@@ -47,6 +48,7 @@ pub(super) enum Room {
 pub(super) struct Engine {
     path: PathBuf,
     slot: RwLock<Slot>,
+    pace: Pace,
     feed: broadcast::Sender<Change>,
 }
 
@@ -55,7 +57,8 @@ impl Engine {
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let (db, data) = folder::open(path)?;
         let slot = Slot { generation: 0, open: Some(Open::new(db, data)), closed: None };
-        Ok(Self { path: path.to_owned(), slot: RwLock::new(slot), feed: broadcast::Sender::new(FEED) })
+        let (slot, feed) = (RwLock::new(slot), broadcast::Sender::new(FEED));
+        Ok(Self { path: path.to_owned(), slot, pace: Pace::new(), feed })
     }
 
     /// A new receiver of the change feed.
@@ -102,10 +105,11 @@ impl Engine {
         generation: Option<u64>,
         work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
     ) -> Result<T, StoreError> {
-        if room == Room::Needed {
-            self.headroom()?;
+        match room {
+            Room::Needed => self.headroom()?,
+            Room::Freed => self.pace.refuse_hung()?,
         }
-        let (opening, done) = self.run(|open| open.commit(generation, work))?;
+        let (opening, done) = self.run(|open| open.commit(&self.pace, generation, work))?;
         let (told, done) = match done {
             Ok((applied, value)) => (applied, Ok(value)),
             Err(Failure::Answer(error)) => (false, Err(error)),
@@ -123,16 +127,15 @@ impl Engine {
 
     /// Whether a write that needs space would find some.
     pub(super) fn has_room(&self) -> Result<bool, StoreError> {
-        let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        Ok(free >= HEADROOM)
+        self.pace.refuse_hung()?;
+        folder::has_room(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))
     }
 
     fn headroom(&self) -> Result<(), StoreError> {
-        let free = folder::free(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        if free < HEADROOM {
+        if !self.has_room()? {
             return Err(StoreError::Full);
         }
-        folder::lay_ballast(&self.path, free);
+        folder::lay_ballast(&self.path);
         Ok(())
     }
 
@@ -234,6 +237,7 @@ impl Open {
 
     fn commit<T>(
         &self,
+        pace: &Pace,
         generation: Option<u64>,
         work: impl FnOnce(&Tree) -> Result<(Option<Batch>, T), Fault>,
     ) -> Result<(bool, T), Fault> {
@@ -244,13 +248,13 @@ impl Open {
         if let Some(mut batch) = batch {
             rows::count(&self.db, &mut batch, generation)?;
             self.half.store(true, Ordering::SeqCst);
-            self.db.apply_batch(batch)?;
+            pace.applying.during(|| self.db.apply_batch(batch))?;
             self.half.store(false, Ordering::SeqCst);
             self.applied.fetch_add(1, Ordering::SeqCst);
         }
         let ticket = self.applied.load(Ordering::SeqCst);
         drop(turn);
-        self.sync(ticket)?;
+        self.sync(pace, ticket)?;
         Ok((applied, value))
     }
 
@@ -262,7 +266,7 @@ impl Open {
     }
 
     // Group commit: whoever gets the lock syncs for all that were applied by then.
-    fn sync(&self, ticket: u64) -> Result<(), Fault> {
+    fn sync(&self, pace: &Pace, ticket: u64) -> Result<(), Fault> {
         let lost = || Fault::Sync(io::Error::other("an earlier sync failed"));
         let mut synced = self.synced.lock().map_err(|_| lost())?;
         if synced.failed {
@@ -272,7 +276,8 @@ impl Open {
             return Ok(());
         }
         let applied = self.applied.load(Ordering::SeqCst);
-        let done = self.db.flush().map_err(Fault::Engine).and_then(|_| Ok(self.data.sync_data()?));
+        let flush = || self.db.flush().map_err(Fault::Engine).and_then(|_| Ok(self.data.sync_data()?));
+        let done = pace.syncing.during(flush);
         match done {
             Ok(()) => synced.batches = applied,
             Err(_) => synced.failed = true,

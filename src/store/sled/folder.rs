@@ -99,7 +99,7 @@ const SPARE: &str = "ballast";
 const CACHE: u64 = 16 << 20;
 /// Free bytes below which a write is refused, before sled meets the full disk: two segments for the log,
 /// the rest for its cleaner.
-pub(super) const HEADROOM: u64 = 8 << 20;
+const HEADROOM: u64 = 8 << 20;
 /// A file of this many bytes is given up when the disk is full, because sled cannot open without space
 /// and would cost the reads too.
 const BALLAST: u64 = 8 << 20;
@@ -114,17 +114,20 @@ pub(super) fn open(path: &Path) -> Result<(Db, File), OpenError> {
     }
 }
 
-/// Bytes that a user without special rights may still write beside the store.
-pub(super) fn free(path: &Path) -> io::Result<u64> {
+/// Whether there is space for a write. The ballast is not: where it was given up, there must be enough to lay it again.
+pub(super) fn has_room(path: &Path) -> io::Result<bool> {
     let disk = rustix::fs::statvfs(path)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    // What a user without special rights may still write.
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let needed = if path.join(SPARE).exists() { HEADROOM } else { HEADROOM + BALLAST };
+    Ok(free >= needed)
 }
 
-/// Sets space aside if `free` bytes allow it and it is not there. Where the file system cannot, a full
-/// disk costs the reads until there is space.
-pub(super) fn lay_ballast(path: &Path, free: u64) {
+/// Sets space aside where there is room and none is set aside yet. Where the file system cannot, a full disk costs the
+/// reads until there is space.
+pub(super) fn lay_ballast(path: &Path) {
     let file = path.join(SPARE);
-    if free < HEADROOM + BALLAST || file.exists() {
+    if file.exists() {
         return;
     }
     let laid =

@@ -9,6 +9,7 @@ mod folder;
 mod moving;
 mod past;
 mod rows;
+mod stopwatch;
 mod upkeep;
 
 use std::path::Path;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sled::Batch;
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::engine::{Engine, Fault, Room};
@@ -29,44 +31,99 @@ use crate::model::{Customer, DataKeyId, SecretId};
 
 pub use self::folder::OpenError;
 
+/// How long a read that a request waits for may take.
+const GLANCE: Duration = Duration::from_millis(1500);
+/// How long anything else may take that is one step.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Calls that may be under way at once: each holds a thread, and a disk that hangs lets none of them go.
+const UNDER_WAY: usize = 256;
+
 /// A durable store in a folder. Every call does its disk work on the control runtime's blocking
 /// threads, so it may be awaited on any runtime.
 pub struct Sled {
     engine: Arc<Engine>,
     control: Handle,
+    places: Arc<Semaphore>,
     leases: Leases,
 }
 
 impl Sled {
     /// Opens the store in the folder `path`, or creates it there with mode 0700. Blocks. `control` is
-    /// the runtime whose blocking threads do the work; once it is shut down every call is
-    /// [`StoreError::Unavailable`].
+    /// the runtime whose blocking threads do the work, with its timer enabled; once it is shut down every call
+    /// is [`StoreError::Unavailable`].
     ///
     /// # Errors
     /// [`OpenError`] says what stands in the way and how to mend it.
     pub fn open(path: &Path, control: Handle) -> Result<Self, OpenError> {
         let engine = Engine::open(path)?;
         upkeep::end_forgetting(&engine).map_err(|cause| OpenError::Unended { path: path.into(), cause })?;
-        Ok(Self { engine: Arc::new(engine), control, leases: Leases::default() })
+        let places = Arc::new(Semaphore::new(UNDER_WAY));
+        Ok(Self { engine: Arc::new(engine), control, places, leases: Leases::default() })
     }
 
-    // The work goes on if the caller drops the future: a write half-way must still end, sync and be told.
+    /// A read that a request waits for.
+    fn glance<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Call<'_, T> {
+        self.within(Some(GLANCE), work)
+    }
+
+    /// Anything else that is one step.
     fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Engine) -> Result<T, StoreError> + Send + 'static,
     ) -> Call<'_, T> {
+        self.within(Some(PATIENCE), work)
+    }
+
+    /// Many steps, of which each may take its time.
+    fn walk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Call<'_, T> {
+        self.within(None, work)
+    }
+
+    // The work goes on if the caller drops the future, or has waited for long enough: a write half-way must
+    // still end, sync and be told.
+    fn within<T: Send + 'static>(
+        &self,
+        most: Option<Duration>,
+        work: impl FnOnce(&Engine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Call<'_, T> {
         Box::pin(async move {
-            let engine = Arc::clone(&self.engine);
-            let ended = self.control.spawn_blocking(move || work(&engine)).await;
-            ended.unwrap_or_else(|_| Err(StoreError::Unavailable("its task was stopped or panicked".into())))
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                return Err(StoreError::Unavailable(format!("{UNDER_WAY} calls wait for the disk already")));
+            };
+            let (engine, control) = (Arc::clone(&self.engine), self.control.clone());
+            let working = self.control.spawn(async move {
+                let done = control.spawn_blocking(move || {
+                    let _place = place;
+                    work(&engine)
+                });
+                match most {
+                    Some(most) => timeout(most, done).await.unwrap_or_else(|_| Ok(Err(hung(most)))),
+                    None => done.await,
+                }
+            });
+            let stopped = || StoreError::Unavailable("its task was stopped or panicked".into());
+            working.await.and_then(|ended| ended).unwrap_or_else(|_| Err(stopped()))
         })
     }
+}
+
+fn hung(most: Duration) -> StoreError {
+    let ms = most.as_millis();
+    StoreError::Unavailable(format!(
+        "the disk has not answered for {ms} ms; whether a write was done is not known"
+    ))
 }
 
 impl Store for Sled {
     fn secret<'a>(&'a self, customer: &'a Customer, id: SecretId) -> Call<'a, Option<SecretRow>> {
         let customer = customer.clone();
-        self.call(move |engine| engine.read(|tree| rows::secret(tree, &customer, id)))
+        self.glance(move |engine| engine.read(|tree| rows::secret(tree, &customer, id)))
     }
 
     fn secrets<'a>(
@@ -76,11 +133,11 @@ impl Store for Sled {
         limit: usize,
     ) -> Call<'a, Vec<SecretRow>> {
         let customer = customer.clone();
-        self.call(move |engine| engine.read(|tree| rows::secrets(tree, &customer, after, limit)))
+        self.glance(move |engine| engine.read(|tree| rows::secrets(tree, &customer, after, limit)))
     }
 
     fn owner(&self, id: SecretId) -> Call<'_, Option<Customer>> {
-        self.call(move |engine| engine.read(|tree| rows::owner(tree, id)))
+        self.glance(move |engine| engine.read(|tree| rows::owner(tree, id)))
     }
 
     fn put_secret(&self, row: SecretRow, expected: Expected) -> Call<'_, ()> {
@@ -108,12 +165,12 @@ impl Store for Sled {
 
     fn data_key<'a>(&'a self, customer: &'a Customer, id: DataKeyId) -> Call<'a, Option<Bytes>> {
         let record = Record::data_key(customer, id);
-        self.call(move |engine| engine.read(|tree| record.read(tree)))
+        self.glance(move |engine| engine.read(|tree| record.read(tree)))
     }
 
     fn active_data_key<'a>(&'a self, customer: &'a Customer) -> Call<'a, Option<(DataKeyId, Bytes)>> {
         let customer = customer.clone();
-        self.call(move |engine| engine.read(|tree| rows::active_data_key(tree, &customer)))
+        self.glance(move |engine| engine.read(|tree| rows::active_data_key(tree, &customer)))
     }
 
     fn add_data_key<'a>(&'a self, customer: &'a Customer, id: DataKeyId, wrapped: Bytes) -> Call<'a, ()> {
@@ -135,7 +192,7 @@ impl Store for Sled {
 
     fn meta<'a>(&'a self, name: &'a str) -> Call<'a, Option<Bytes>> {
         let record = Record::meta(name);
-        self.call(move |engine| engine.read(|tree| record.read(tree)))
+        self.glance(move |engine| engine.read(|tree| record.read(tree)))
     }
 
     fn put_meta<'a>(&'a self, name: &'a str, value: Bytes) -> Call<'a, ()> {
@@ -175,7 +232,7 @@ impl Store for Sled {
     }
 
     fn has_room(&self) -> Call<'_, bool> {
-        self.call(Engine::has_room)
+        self.glance(Engine::has_room)
     }
 
     fn upkeep(&self) -> &dyn Upkeep {

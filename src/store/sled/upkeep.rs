@@ -111,7 +111,7 @@ impl Upkeep for Sled {
 
     fn erase_past<'a>(&'a self, customer: &'a Customer, before: u64) -> Call<'a, u64> {
         let customer = customer.clone();
-        self.call(move |engine| {
+        self.walk(move |engine| {
             // Nearly always there is nothing: looked at without holding anyone up.
             if engine.read(|tree| past::due(tree, &customer, before))?.is_empty() {
                 return Ok(0);
@@ -126,7 +126,7 @@ impl Upkeep for Sled {
 
     fn forget<'a>(&'a self, customer: &'a Customer) -> Call<'a, Forgotten> {
         let customer = customer.clone();
-        self.call(move |engine| forget(engine, &customer))
+        self.walk(move |engine| forget(engine, &customer))
     }
 
     fn note_used(&self, notes: Vec<(Customer, SecretId, u64)>) -> Call<'_, ()> {

@@ -289,3 +289,50 @@ fn a_store_in_use_takes_no_import_and_a_torn_export_no_name() {
     assert_eq!(denied.status.code(), Some(5), "{}", err(&denied));
     assert!(!home.path("denied.export").exists() && !home.path("denied.export.part").exists());
 }
+
+/// Puts these lines into `[store]`, in the place of what stands there.
+#[cfg(feature = "postgres")]
+fn keep_by(home: &Home, lines: &str) {
+    let text = std::fs::read_to_string(home.path("relay.toml")).unwrap();
+    let (before, store) = text.split_once("[store]\n").unwrap();
+    let (_, after) = store.split_once("\n[").unwrap();
+    std::fs::write(home.path("relay.toml"), format!("{before}[store]\n{lines}\n[{after}")).unwrap();
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_store_moves_to_postgresql_and_back_and_its_audit_goes_on() {
+    let Some(server) = crate::rig::postgres::shared() else { return };
+    let database = server.database();
+    let mut home = Home::new();
+    home.run();
+    let kept = stock(&home);
+    let (before, token) = (fingerprints(&home), home.token("acme"));
+    home.terminate();
+    home.ok(&["store", "export", "--output", "first.export"], None);
+    std::fs::write(home.path("store.url"), database.url()).unwrap();
+    let rows = "engine = \"postgres\"\nurl = \"file:store.url\"\n";
+    for (number, lines) in [rows, "engine = \"sled\"\npath = \"back.db\"\n"].into_iter().enumerate() {
+        let from = ["first.export", "second.export"][number];
+        keep_by(&home, lines);
+        let said = home.ok(&["store", "import", from], None);
+        assert!(
+            said.starts_with("imported: customers 2, data keys 2, secrets 3, past versions 1;"),
+            "{said}"
+        );
+        home.run();
+        assert_eq!(fingerprints(&home), before, "{lines}");
+        assert_eq!(home.get(&format!("/github/{}/x", kept.used), &token).status, 200, "{lines}");
+        assert_eq!(home.get(&format!("/github/{}/x", kept.disabled), &token).code(), "secret_disabled");
+        home.ok(&["store", "export", "--output", &format!("beside-{number}.export")], None);
+        assert!(home.ok(&["audit", "verify"], None).contains("good: "), "{lines}");
+        home.ok(&["health"], None);
+        home.terminate();
+        home.ok(
+            &["store", "export", "--output", "second.export"]
+                .map(|word| if word == "second.export" && number == 1 { "third.export" } else { word }),
+            None,
+        );
+    }
+    assert_eq!(notes(&home, "store.import").len(), 2);
+}

@@ -11,7 +11,8 @@ use crate::rig::client::Client;
 use crate::rig::pair::Pair;
 
 /// Short enough to be waited for, and each clearly apart from the other.
-const SHORT: Bounds = Bounds { deaf: Duration::from_millis(400), gone: Duration::from_secs(3) };
+const SHORT: Bounds =
+    Bounds { deaf: Duration::from_millis(400), gone: Duration::from_secs(3), noticed: Duration::ZERO };
 
 fn readiness(pair: &Pair, which: usize) -> (u16, bool, String) {
     let answer = pair.admin(which, "GET", "/readyz", "");
@@ -55,7 +56,11 @@ fn a_relay_that_hears_no_changes_obeys_a_revocation_within_two_seconds() {
 #[test]
 fn what_was_missed_is_seen_once_changes_are_heard_again() {
     // A bound that nothing here waits for.
-    let pair = pair(Bounds { deaf: Duration::from_secs(600), gone: Duration::from_secs(600) });
+    let pair = pair(Bounds {
+        deaf: Duration::from_secs(600),
+        gone: Duration::from_secs(600),
+        noticed: Duration::ZERO,
+    });
     let id = pair.rig.secret("acme");
     assert_eq!(pair.ask(1, &id).status, 200);
     let mut open = stream(&pair, &id);

@@ -34,7 +34,7 @@ fn judged(stream: &[u8], piece: usize) -> Result<Option<Totals>, StreamError> {
     let (mut decoder, mut totals) = (Decoder::default(), None);
     for piece in stream.chunks(piece) {
         decoder.feed(piece);
-        while let Some(block) = decoder.next()? {
+        while let Some(block) = decoder.block()? {
             if let Part::End(end) = Part::read(&block)? {
                 totals = Some(end);
             }
@@ -54,7 +54,7 @@ async fn imported(
     let mut decoder = Decoder::default();
     for piece in stream.chunks(1000) {
         decoder.feed(piece);
-        while let Some(block) = decoder.next()? {
+        while let Some(block) = decoder.block()? {
             let part = Part::read(&block)?;
             import.take(&block, part).await?;
         }
@@ -305,6 +305,16 @@ async fn random_cuts_flips_swaps_and_repeats_of_a_long_export_are_found_and_leav
     assert_eq!(judged(&stream, 5000).unwrap(), Some(totals));
 }
 
+#[test]
+fn keys_and_what_is_known_of_the_audit_travel_and_the_state_of_jobs_stays() {
+    for name in ["fingerprint-key", "audit-key", "anchor/one", relay::admin::REPLICAS] {
+        assert!(travels(name), "{name}");
+    }
+    for name in ["job", "tidied", "import", "ready", "audit-key-2", ""] {
+        assert!(!travels(name), "{name}");
+    }
+}
+
 /// xorshift64: the same in every run.
 struct Chance(u64);
 
@@ -398,7 +408,7 @@ async fn a_forged_export_is_refused_with_an_error_and_ends_no_import() {
             let ended = async {
                 let mut decoder = Decoder::default();
                 decoder.feed(&stream);
-                while let Some(block) = decoder.next()? {
+                while let Some(block) = decoder.block()? {
                     let part = Part::read(&block)?;
                     import.take(&block, part).await?;
                 }

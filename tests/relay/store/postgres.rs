@@ -568,6 +568,7 @@ async fn a_server_that_was_killed_is_found_again_with_all_that_was_acknowledged(
 const CHILD: &str = "RELAY_TEST_POSTGRES_CHILD";
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the child is told what it is by its environment")]
 fn a_writer_killed_at_random_moments_loses_nothing_that_it_acknowledged() {
     if let Ok(url) = std::env::var(CHILD) {
         write_to_until_killed(&Engine::Postgres(url));

@@ -296,7 +296,8 @@ fn open_raw(path: &Path) -> ::sled::Db {
 #[test]
 fn a_call_works_from_any_runtime_and_ends_with_the_control_runtime() {
     let folder = TempDir::new().unwrap();
-    let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let control =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
     let worker = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let store = Sled::open(&folder.path().join("db"), control.handle().clone()).unwrap();
     worker.block_on(async {
