@@ -33,6 +33,11 @@ impl Moment {
         u64::try_from(self.since_epoch.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Nanoseconds since 1970 by the wall clock.
+    pub fn unix_nanos(self) -> u64 {
+        u64::try_from(self.since_epoch.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// How long it is past.
     pub fn elapsed(self) -> Duration {
         self.instant.elapsed()

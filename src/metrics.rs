@@ -36,6 +36,7 @@ pub struct Metrics {
     dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
     audit_sink_up: Family<SinkLabel, Gauge<i64, AtomicI64>>,
     audit_lost: Family<SinkLabel, Counter>,
+    spans_dropped: Counter,
     token_refresh: Family<TokenLabels, Counter>,
     reload_successful: Gauge<i64, AtomicI64>,
     reload_at: Gauge<i64, AtomicI64>,
@@ -118,6 +119,7 @@ impl Metrics {
             dependency_state: Family::default(),
             audit_sink_up: Family::default(),
             audit_lost: Family::default(),
+            spans_dropped: Counter::default(),
             token_refresh: Family::default(),
             reload_successful: Gauge::default(),
             reload_at: Gauge::default(),
@@ -213,6 +215,11 @@ impl Metrics {
             "Records that one of several sinks of the audit never got",
             self.audit_lost.clone(),
         );
+        registry.register(
+            "trace_spans_dropped",
+            "Spans that the collector of traces never got",
+            self.spans_dropped.clone(),
+        );
     }
 
     /// relay.toml was read, and taken over or not.
@@ -254,6 +261,11 @@ impl Metrics {
         self.audit_sink_up.get_or_create(&SinkLabel { sink }).set(up.into());
         let counted = self.audit_lost.get_or_create(&SinkLabel { sink });
         counted.inc_by(lost.saturating_sub(counted.get()));
+    }
+
+    /// Counts spans that never arrived.
+    pub fn spans_dropped(&self) -> Counter {
+        self.spans_dropped.clone()
     }
 
     /// The handles of one integration.

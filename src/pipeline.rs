@@ -118,7 +118,7 @@ pub type AnswerBody = Recorded<Either<Box<Passed>, Full<Bytes>>>;
 
 /// Serves one request that came in by `entrance`.
 pub async fn serve(worker: &Worker, entrance: &Entrance, head: Parts, mut body: Outgoing) -> Answer {
-    let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
+    let trail = Trail::begin(worker.ledger.clone(), &head);
     let shared = worker.current.now();
     let answer = match relay((worker, &**shared), entrance, &trail, &head, &mut body).await {
         Ok(response) => response.map(Either::Left),
@@ -224,6 +224,6 @@ fn refuse(refusal: &Refusal, trail: &Trail, head: &Parts, body: Outgoing) -> Res
 /// A request that never got as far as the corridor: refused with its own trail, so that it is counted.
 pub fn turn_away(worker: &Worker, refusal: &Refusal, request: Request<Outgoing>) -> Answer {
     let (head, body) = request.into_parts();
-    let trail = Trail::begin(worker.ledger.clone(), head.method.clone());
+    let trail = Trail::begin(worker.ledger.clone(), &head);
     refuse(refusal, &trail, &head, body).map(|body| Recorded::new(Either::Right(body), trail))
 }

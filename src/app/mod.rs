@@ -51,7 +51,7 @@ use issuers::Issuers;
 use operators::{api, open_admin, serve_admin};
 use providers::{open_log, open_records};
 use reload::{By, Reloader, State, Stopping};
-use sinks::open_sink;
+use sinks::{open_sink, open_traces};
 use stop::Background;
 use workers::Parts;
 
@@ -133,6 +133,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let metrics = Arc::new(Metrics::new());
     let given = kms.map(|kms| Keyring::new(kms, earlier_kms, config.keys.shown));
     let (keys, store, sealer) = Box::pin(open_records(given, store, &config, (&metrics, &control))).await?;
+    let (traces, carrier) = open_traces(config.traces.as_ref(), &config.audit, (&metrics, &control))?;
     let sink = sink.map_or_else(|| open_sink(&config.audit, &control), |given| Ok((given, false)))?;
     let (log, generation) =
         Box::pin(open_log(sink, &config, &keys, &store, accept_older_store, &control)).await?;
@@ -152,7 +153,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
     let draining = Arc::new(Draining::default());
     let shared = reloader.shared.subscribe();
     let (kept, counters, drain) = (log.clone(), metrics.clone(), draining.clone());
-    let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits };
+    let parts = Parts { shared, log: kept, metrics: counters, draining: drain, observer, limits, traces };
     let drift = options.wall_clock.map_or_else(Drift::system, Drift::of);
     let api = api((sealer.clone(), jobs.clone()), (store, keys), (chain.clone(), drift), &reloader, &parts);
     let (app, own_doors) = doors.places();
@@ -164,7 +165,7 @@ pub async fn start_with(config: Config, options: Options, control: Handle) -> Re
         tracing::error!(%error, "the start cannot be recorded yet");
     }
     metrics.reloaded(true);
-    let background = Background::begin(jobs, &generation, &records, &control);
+    let background = Background::begin(jobs, &generation, &records, carrier, &control);
     Ok(Running {
         app,
         doors: own_doors,

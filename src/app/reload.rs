@@ -23,7 +23,7 @@ use crate::pipeline::Shared;
 use crate::seal::{SealTarget, Sealer};
 
 /// Read only at start, with everything below.
-const AT_START: [&str; 8] = [
+const AT_START: [&str; 9] = [
     "server.listen",
     "server.admin_listen",
     "server.workers",
@@ -32,6 +32,7 @@ const AT_START: [&str; 8] = [
     "keys",
     "store",
     "audit",
+    "traces",
 ];
 /// And yet these are not.
 const ANY_TIME: [&str; 1] = ["server.limits.in_flight_per_customer"];

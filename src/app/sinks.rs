@@ -1,4 +1,4 @@
-//! Where the audit goes: a file alone, or several sinks at once.
+//! Where the audit goes: a file alone, or several sinks at once; and where traces do.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,10 @@ use super::{StartError, failed};
 use crate::audit::collector;
 use crate::audit::{FanOut, FileSink, MemorySink, Outlet, Sink, replica};
 use crate::config::audit::{Audit, Otlp};
+use crate::config::traces::Traces;
+use crate::metrics::Metrics;
 use crate::net::otlp::Collector;
+use crate::net::spans::{Carrier, Tracer};
 use crate::net::tls::{Roots, client_config};
 
 /// The sink as configured, and whether what is written is still there at the next start.
@@ -22,7 +25,13 @@ pub(super) fn open_sink(audit: &Audit, control: &Handle) -> Result<(Box<dyn Sink
         others.push(FanOut::stdout());
     }
     if let Some(otlp) = &audit.otlp {
-        others.push(("otlp", Box::new(collector(otlp, audit, control)?)));
+        others.push((
+            "otlp",
+            Box::new(collector::Otlp {
+                collector: collector_of(otlp, audit, ("[audit] otlp", "[audit] otlp ca_file"))?,
+                runtime: control.clone(),
+            }),
+        ));
     }
     Ok(match (file, others.is_empty()) {
         (Some(file), true) => (Box::new(file), kept),
@@ -35,19 +44,35 @@ pub(super) fn open_sink(audit: &Audit, control: &Handle) -> Result<(Box<dyn Sink
     })
 }
 
-fn collector(otlp: &Otlp, audit: &Audit, control: &Handle) -> Result<collector::Otlp, StartError> {
+/// Where traces go, and what carries them there.
+pub(super) fn open_traces(
+    traces: Option<&Traces>,
+    audit: &Audit,
+    (metrics, control): (&Metrics, &Handle),
+) -> Result<(Option<Tracer>, Option<Carrier>), StartError> {
+    let Some(traces) = traces else { return Ok((None, None)) };
+    let collector = collector_of(&traces.collector, audit, ("[traces]", "[traces] ca_file"))?;
+    let kept = (traces.sample, traces.propagate);
+    let (tracer, carrier) = Tracer::open(collector, kept, metrics.spans_dropped(), control);
+    Ok((Some(tracer), Some(carrier)))
+}
+
+fn collector_of(
+    otlp: &Otlp,
+    audit: &Audit,
+    (what, roots_of): (&'static str, &'static str),
+) -> Result<Collector, StartError> {
     let read = |file: &PathBuf| {
-        let why = |error| StartError { what: "[audit] otlp", why: format!("{}: {error}", file.display()) };
+        let why = |error| StartError { what, why: format!("{}: {error}", file.display()) };
         std::fs::read(file).map_err(why)
     };
     let roots = otlp.ca_file.as_ref().map(read).transpose()?;
     let roots = roots.as_deref().map_or(Roots::BuiltIn, Roots::Pem);
-    let tls = client_config(roots).map_err(failed("[audit] otlp ca_file"))?;
-    let collector = Collector {
+    let tls = client_config(roots).map_err(failed(roots_of))?;
+    Ok(Collector {
         url: otlp.endpoint.clone(),
         headers: otlp.headers.clone(),
         tls: Some(Arc::clone(&tls)),
         instance: audit.replica.clone().unwrap_or_else(replica::host_name),
-    };
-    Ok(collector::Otlp { collector, runtime: control.clone() })
+    })
 }

@@ -12,6 +12,7 @@ use super::generation::Generation;
 use super::reload::Stopping;
 use super::{Running, note};
 use crate::listen::Phase;
+use crate::net::spans::Carrier;
 use crate::seal::jobs::Jobs;
 use crate::stage::authorize::records::Records;
 
@@ -29,6 +30,7 @@ pub(super) struct Background {
     jobs: Task,
     generation: Task,
     uses: Task,
+    traces: Option<Carrier>,
 }
 
 type Task = tokio::task::JoinHandle<()>;
@@ -39,12 +41,14 @@ impl Background {
         jobs: Arc<Jobs>,
         generation: &Generation,
         records: &Records,
+        traces: Option<Carrier>,
         control: &Handle,
     ) -> Self {
         Self {
             jobs: control.spawn(async move { jobs.run().await }),
             generation: control.spawn(generation.clone().follow()),
             uses: control.spawn(tell_uses(records.clone())),
+            traces,
         }
     }
 }
@@ -73,10 +77,13 @@ impl Running {
         lifecycle.settled(RENEWALS.min(left.max(GOODBYES))).await;
         // Nobody listens any more if the admin listener has failed.
         let _ = self.admin_stop.send(true);
-        let Background { jobs, generation, uses } = self.background;
+        let Background { jobs, generation, uses, traces } = self.background;
         for task in [jobs, generation, uses] {
             task.abort();
             let _ = task.await;
+        }
+        if let Some(traces) = traces {
+            traces.stop().await;
         }
         let told = async {
             let _ = self.records.tell_uses().await;

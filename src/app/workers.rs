@@ -18,6 +18,7 @@ use crate::listen::station::Station;
 use crate::listen::{Accepted, DoorLimits, Draining, Observer, Queues, worker};
 use crate::metrics::Metrics;
 use crate::net::pool::{Pool, PoolLimits};
+use crate::net::spans::Tracer;
 use crate::pipeline::{Current, Shared, Worker};
 use crate::stage::authenticate::Verdicts;
 use crate::stage::authorize::leases::Leases;
@@ -40,6 +41,7 @@ pub(super) struct Parts {
     pub(super) draining: Arc<Draining>,
     pub(super) observer: Observer,
     pub(super) limits: Limits,
+    pub(super) traces: Option<Tracer>,
 }
 
 impl Parts {
@@ -82,6 +84,7 @@ impl Parts {
         let (shared, log, metrics) = (self.shared.clone(), self.log.clone(), self.metrics.clone());
         let (draining, observer, limits) =
             (self.draining.clone(), self.observer.clone(), self.limits.clone());
+        let traces = self.traces.clone();
         let records = shared.borrow().records.clone();
         move || Station {
             worker: Worker {
@@ -89,7 +92,7 @@ impl Parts {
                 leases: Leases::new(records),
                 verdicts: Verdicts::new(VERDICTS),
                 current: Current::of(shared),
-                ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals }),
+                ledger: Rc::new(Ledger { chain: log.chain(), metrics: metrics.clone(), refusals, traces }),
             },
             limits: DoorLimits {
                 head_bytes: limits.head_bytes,

@@ -35,6 +35,8 @@ pub(super) fn default(pattern: &str, key: &str) -> Option<Value> {
         ("store", "retain") => json!("30d"),
         ("audit", "durability") => json!("written"),
         ("audit", "stdout") => json!(false),
+        ("traces", "sample") => json!(0.01),
+        ("traces", "propagate") => json!(false),
         ("integrations.*", "http2") => json!(true),
         ("integrations.*", "plaintext_danger" | "cookies" | "ranges" | "websocket") => json!(false),
         ("integrations.*", "on_reflect") => json!("redact"),

@@ -250,6 +250,9 @@ fn plain(value: &DeValue<'_>, pattern: &str) -> Value {
         DeValue::Boolean(on) => Value::from(*on),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or_else(|_| Value::from(number.to_string()), Value::from),
+        DeValue::Float(number) => {
+            number.as_str().parse::<f64>().map_or_else(|_| Value::from(number.to_string()), Value::from)
+        }
         DeValue::Array(members) => members.iter().map(|member| plain(member.get_ref(), pattern)).collect(),
         DeValue::Table(entries) => in_order(Some(entries))
             .into_iter()

@@ -40,6 +40,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("keys", Compound),
             ("store", Compound),
             ("audit", Compound),
+            ("traces", Compound),
             ("admin", Compound),
             ("integrations", Compound),
         ],
@@ -178,6 +179,18 @@ pub(super) const SHAPES: &[Shape] = &[
         keys: &[("endpoint", Scalar), ("headers", Compound), ("ca_file", Scalar)],
     },
     Shape { path: "audit.otlp.headers", shown: "headers of otlp", keys: &[] },
+    Shape {
+        path: "traces",
+        shown: "[traces]",
+        keys: &[
+            ("endpoint", Scalar),
+            ("headers", Compound),
+            ("ca_file", Scalar),
+            ("sample", Scalar),
+            ("propagate", Scalar),
+        ],
+    },
+    Shape { path: "traces.headers", shown: "headers of [traces]", keys: &[] },
     Shape { path: "admin", shown: "[admin]", keys: &[("token", Secret)] },
     Shape { path: "integrations", shown: "[integrations]", keys: &[] },
     Shape {

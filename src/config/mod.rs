@@ -26,6 +26,7 @@ mod store;
 mod suggest;
 pub mod template;
 mod told;
+pub mod traces;
 pub mod upstream;
 mod usable;
 mod written;
@@ -217,6 +218,8 @@ pub struct Config {
     pub retain: Duration,
     /// Where the audit goes.
     pub audit: Audit,
+    /// Where traces go, if requests are traced.
+    pub traces: Option<traces::Traces>,
     /// The operators' access.
     pub admin: Admin,
     /// The third-party APIs, in the order of the file.

@@ -326,7 +326,7 @@ impl<'a> Written<'a> {
 
     /// The scalar under `key` as text: a variable's value, what `literal` makes of the typed value, or what
     /// `env:` and `file:` lead to.
-    fn scalar(
+    pub(super) fn scalar(
         &mut self,
         table: &Table<'_>,
         key: &str,

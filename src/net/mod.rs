@@ -17,6 +17,7 @@ pub mod otlp;
 mod patience;
 pub mod pool;
 pub mod resolve;
+pub mod spans;
 mod tap;
 pub mod tls;
 mod trunk;

@@ -26,7 +26,7 @@ use crate::secret::Secret;
 use crate::stage::authenticate::{Token, without_tokens};
 use crate::stage::authorize::Grant;
 use crate::stage::coding;
-use crate::stage::record::Opened;
+use crate::stage::record::{Opened, TRACEPARENT};
 use crate::stage::route::Route;
 use crate::stage::sign::sign;
 use crate::stage::unseal::Credential;
@@ -113,6 +113,9 @@ pub fn inject(
     if grant.is_websocket() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    if let Some(traceparent) = opened.traceparent() {
+        headers.insert(TRACEPARENT, traceparent.clone());
     }
     let planting = plant(grant, &credential, &mut headers, &body)?;
     let (body, unarmed) = planting.content.finish(body);

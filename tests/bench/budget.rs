@@ -277,7 +277,12 @@ async fn worker(
             idle_per_origin: limits.idle_per_origin,
             idle_timeout: limits.idle_timeout,
         }),
-        ledger: Rc::new(Ledger { chain: log.chain(), metrics, refusals: Arc::new(Budget::default()) }),
+        ledger: Rc::new(Ledger {
+            chain: log.chain(),
+            metrics,
+            refusals: Arc::new(Budget::default()),
+            traces: None,
+        }),
     };
     (worker, sealed.id, log)
 }

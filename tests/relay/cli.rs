@@ -25,6 +25,8 @@ mod keys;
 mod moving;
 /// Signals, and what a supervisor is told.
 mod service;
+/// The audit on standard output.
+mod stdout;
 
 /// A folder made by `relay init --local-issuer`, with an integration at a real vendor.
 struct Home {

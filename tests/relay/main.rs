@@ -114,6 +114,9 @@ mod slots;
 mod store;
 /// Bodies stream both ways, and what breaks is seen to break.
 mod streaming;
+/// Traces: which requests are in one, what their spans tell, and a collector that is no help.
+#[cfg(feature = "otel")]
+mod traces;
 /// A credential is tried before it is sealed.
 mod verify;
 /// WebSocket: the handshake, the messages, the ends.

@@ -132,6 +132,7 @@ fn what_is_read_only_at_start_refuses_the_reload_as_a_whole_and_is_named() {
         ("workers = 2", "workers = 3", "server.workers"),
         ("path = \"relay.db\"", "path = \"other.db\"", "store.path"),
         ("path = \"audit.jsonl\"", "path = \"other.jsonl\"", "audit.path"),
+        ("[integrations.vendor]", "[traces]\nsample = 0.5\n[integrations.vendor]", "traces.sample"),
         ("provider = \"local\"", "provider = \"local\"\ncontext = \"hash\"", "keys.context"),
         (
             "[integrations.vendor]",

@@ -81,6 +81,7 @@ pub(super) fn make(
         store: StoreChoice::Memory,
         retain: Duration::from_secs(30 * 24 * 3600),
         audit: Audit::default(),
+        traces: None,
         admin: Admin { token: Secret::new(admin_token.clone().into_bytes()) },
         integrations: vec![demo(vendor).map_err(|cause| Failure::because("the demo integration", &cause))?],
         told: Told::default(),

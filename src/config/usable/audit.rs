@@ -8,7 +8,7 @@ use super::{GivenPath, section};
 use crate::audit::replica::is_name;
 use crate::audit::{Durability, Rotation};
 use crate::config::audit::{Audit, Otlp};
-use crate::config::written::{Table, Written};
+use crate::config::written::{Table, Written, mask_all};
 use crate::net::fetch::operators_address;
 
 /// The least and the most bytes of a segment: a few thousand records, and a TiB.
@@ -57,8 +57,17 @@ pub(super) fn audit(written: &mut Written<'_>, root: &Table<'_>) -> Option<Given
 fn otlp(written: &mut Written<'_>, parent: &Table<'_>) -> Option<Otlp> {
     parent.entry("otlp")?;
     let table = written.child(parent, "otlp", "audit.otlp");
-    let fix = "write endpoint = \"https://HOST:4318/v1/logs\"";
-    let endpoint = written.needed_text(&table, "endpoint", fix);
+    collector(written, &table, "audit.otlp.headers", "write endpoint = \"https://HOST:4318/v1/logs\"")
+}
+
+/// The collector that a table names, whose headers have this shape.
+pub(super) fn collector(
+    written: &mut Written<'_>,
+    table: &Table<'_>,
+    headers_shape: &'static str,
+    fix: &str,
+) -> Option<Otlp> {
+    let endpoint = written.needed_text(table, "endpoint", fix);
     let endpoint = endpoint.and_then(|given| {
         let url = operators_address(&given.value);
         if url.is_none() {
@@ -69,8 +78,9 @@ fn otlp(written: &mut Written<'_>, parent: &Table<'_>) -> Option<Otlp> {
     });
     let mut headers = HeaderMap::new();
     if table.entry("headers").is_some() {
-        let fields = written.child(&table, "headers", "audit.otlp.headers");
-        for (name, place, _) in fields.in_order() {
+        let fields = written.child(table, "headers", headers_shape);
+        for (name, place, value) in fields.in_order() {
+            mask_all(&mut written.findings, value);
             let Some(value) = written.secret(&fields, name, 1) else { continue };
             let name = HeaderName::from_bytes(name.as_bytes()).ok();
             let value = HeaderValue::from_bytes(value.value.expose()).ok();
@@ -84,7 +94,7 @@ fn otlp(written: &mut Written<'_>, parent: &Table<'_>) -> Option<Otlp> {
         }
     }
     let ca_file =
-        if written.absent(&table, "ca_file") { None } else { written.path(&table, "ca_file", "ca.pem") };
+        if written.absent(table, "ca_file") { None } else { written.path(table, "ca_file", "ca.pem") };
     if let Some(file) = &ca_file {
         let place = table.place_of("ca_file");
         written.expect_file("ca_file", &file.value, &place, "write the roots' PEM there");

@@ -16,6 +16,7 @@ mod renewal;
 mod server;
 mod signing;
 mod store;
+mod traces;
 mod upstream;
 
 use std::path::Path;
@@ -37,6 +38,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
     let keys = kms::keys(written, &root);
     let store = store::store(written, &root);
     let audit = audit::audit(written, &root);
+    let traces = traces::traces(written, &root);
     let admin = admin(written, &root);
     let integrations = integration::integrations(written, &root, &mut Doors::of(&server));
     one_path_one_use(
@@ -60,6 +62,7 @@ pub(super) fn config(written: &mut Written<'_>, document: &DeTable<'_>) -> Optio
         store: store.choice?,
         retain: store.retain,
         audit: audit.usable(),
+        traces,
         admin: Admin { token: admin? },
         integrations,
         told: Told::default(),

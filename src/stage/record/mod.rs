@@ -6,13 +6,15 @@
 
 mod body;
 mod budget;
+mod trace;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
 
 use crate::audit::chain::Chain;
 use crate::audit::{AuditError, Event, Kind};
@@ -20,6 +22,7 @@ use crate::clock::Moment;
 use crate::metrics::{Metrics, Took};
 use crate::model::{Customer, RequestId, SecretId};
 use crate::net::body::Meter;
+use crate::net::spans::Tracer;
 use crate::refusal::{Code, Refusal};
 use crate::stage::authenticate::{Caller, Identity};
 use crate::stage::authorize::leases::Revoked;
@@ -29,17 +32,25 @@ use crate::stage::route::{Matched, Reference, Route};
 
 pub use body::Recorded;
 pub use budget::Budget;
+pub use trace::TRACEPARENT;
+use trace::{Told, Trace};
 
 /// Proof that the intent to use this grant stands in the audit.
 pub struct Opened {
     // Boxed: it is handed on from stage to stage, and into the body of the answer.
     grant: Box<Grant>,
+    traceparent: Option<Box<HeaderValue>>,
 }
 
 impl Opened {
     /// The grant that may now be used.
     pub fn grant(&self) -> &Grant {
         &self.grant
+    }
+
+    /// The trace that the vendor is told, if it is told any of relay's.
+    pub fn traceparent(&self) -> Option<&HeaderValue> {
+        self.traceparent.as_deref()
     }
 }
 
@@ -51,6 +62,8 @@ pub struct Ledger {
     pub metrics: Arc<Metrics>,
     /// How many refusals each customer may still have recorded.
     pub refusals: Arc<Budget>,
+    /// Where spans go, if requests are traced.
+    pub traces: Option<Tracer>,
 }
 
 /// One request's trail.
@@ -71,6 +84,10 @@ pub struct Trail {
     sent: Cell<Option<Duration>>,
     /// How long the head of the vendor's answer took from there.
     heard: Cell<Option<Duration>>,
+    /// Its part in a trace, if it has one.
+    trace: RefCell<Option<Box<Trace>>>,
+    /// How often it was sent.
+    sendings: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -107,7 +124,7 @@ pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
     }
     trail.intent().await?;
     grant.record().note_use(trail.began.unix_seconds());
-    Ok(Opened { grant: Box::new(grant) })
+    Ok(Opened { grant: Box::new(grant), traceparent: trail.onward() })
 }
 
 /// Writes another intent for a request that is sent a second time, closing the first.
@@ -135,13 +152,14 @@ pub async fn open_renewed(trail: &Trail, opened: Opened, records: &Records) -> R
 
 impl Trail {
     /// Begins with the request's head.
-    pub fn begin(ledger: Rc<Ledger>, method: Method) -> Rc<Self> {
+    pub fn begin(ledger: Rc<Ledger>, head: &Parts) -> Rc<Self> {
         let began = Moment::now();
+        let trace = ledger.traces.as_ref().and_then(|tracer| Trace::of(tracer, &head.headers));
         let trail = Rc::new(Self {
             ledger,
             request_id: RequestId::at(began),
             began,
-            method,
+            method: head.method.clone(),
             known: RefCell::default(),
             outcome: RefCell::default(),
             opened: Cell::new(false),
@@ -150,6 +168,8 @@ impl Trail {
             own: Cell::new(None),
             sent: Cell::new(None),
             heard: Cell::new(None),
+            trace: RefCell::new(trace),
+            sendings: Cell::new(0),
         });
         // Counted once the trail stands: whatever ends it now, its drop counts it off.
         trail.ledger.metrics.in_flight().inc();
@@ -187,6 +207,7 @@ impl Trail {
         let now = Some(self.began.elapsed());
         self.sent.set(now);
         self.own.set(self.own.get().or(now));
+        self.sendings.set(self.sendings.get() + 1);
     }
 
     /// The head of the vendor's answer is there.
@@ -265,6 +286,35 @@ impl Trail {
             let took = Took { whole: self.began.elapsed(), own, first_byte };
             route.metrics.answered(&self.method, outcome.status, came, took);
         }
+        if let Some(trace) = self.trace.take() {
+            self.leave(*trace, &outcome);
+        }
+    }
+
+    /// The spans of a request that is traced.
+    #[cold]
+    fn leave(&self, trace: Trace, outcome: &Outcome) {
+        let Some(tracer) = &self.ledger.traces else { return };
+        let known = self.known.borrow();
+        let told = Told {
+            request_id: self.request_id.to_string(),
+            began: self.began,
+            method: &self.method,
+            matched: known.matched.as_ref(),
+            status: outcome.status,
+            code: outcome.code,
+            ended_early: outcome.note.is_some(),
+            sent: self.own.get(),
+            again: self.sendings.get().saturating_sub(1),
+        };
+        trace.leave(tracer, &told);
+    }
+
+    /// What the vendor is told of the trace.
+    fn onward(&self) -> Option<Box<HeaderValue>> {
+        let propagates = self.ledger.traces.as_ref().is_some_and(Tracer::propagates);
+        let trace = self.trace.borrow();
+        trace.as_ref().filter(|_| propagates)?.onward().map(Box::new)
     }
 
     async fn intent(&self) -> Result<(), Refusal> {
