@@ -141,26 +141,17 @@ async fn carry(
         if batch.is_empty() {
             return;
         }
-        let lost = match collector.send_spans(&batch).await {
-            Ok(rejected) => Ok(rejected),
-            Err(error) => Err((error, batch.len() as u64)),
+        let (lost, failure) = match collector.send_spans(&batch).await {
+            Ok(rejected) => (rejected, None),
+            Err(error) => (batch.len() as u64, Some(error)),
         };
-        match lost {
-            Ok(rejected) => {
-                dropped.inc_by(rejected);
-                if !works {
-                    tracing::info!("the collector takes spans again");
-                }
-                works = true;
-            }
-            Err((error, lost)) => {
-                dropped.inc_by(lost);
-                if works {
-                    tracing::warn!(error, "the collector takes no spans: they are dropped");
-                }
-                works = false;
-            }
+        dropped.inc_by(lost);
+        match &failure {
+            Some(error) if works => tracing::warn!(error, "the collector takes no spans: they are dropped"),
+            None if !works => tracing::info!("the collector takes spans again"),
+            _ => {}
         }
+        works = failure.is_none();
     }
 }
 

@@ -57,8 +57,8 @@ impl Trace {
         let (fresh, ids) = drawn.split_at(16);
         let (server, client) = ids.split_at(8);
         // An id of zeros is none.
-        let id = |bytes: &[u8]| bytes.iter().fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
-        let fresh = fresh.iter().fold(0, |id: u128, byte| id << 8 | u128::from(*byte)).max(1);
+        let id = |bytes: &[u8]| bytes.iter().fold(0, |id: u64, byte| (id << 8) | u64::from(*byte)).max(1);
+        let fresh = fresh.iter().fold(0, |id: u128, byte| (id << 8) | u128::from(*byte)).max(1);
         let (trace, parent, state) = match given {
             Some((trace, parent, _)) => (trace, Some(parent), state(head)),
             None => {

@@ -7,8 +7,17 @@ use serde_json::Value;
 
 use super::{Home, err};
 
-/// Runs it with these lines of `[audit]` in the place of its path, and what stood on standard output in the end.
-fn printed(home: &mut Home, audit: &str) -> (String, String) {
+struct Printed {
+    /// The secret that was used.
+    id: String,
+    /// The key that the audit is verified by.
+    key: String,
+    /// What stood on standard output in the end.
+    text: String,
+}
+
+/// Runs it with these lines of `[audit]` in the place of its path, and uses a secret once.
+fn printed(home: &mut Home, audit: &str) -> Printed {
     let good = std::fs::read_to_string(home.path("relay.toml")).unwrap();
     let line = good.lines().find(|line| line.contains("\"audit.jsonl\"")).unwrap().to_owned();
     std::fs::write(home.path("relay.toml"), good.replace(&line, audit)).unwrap();
@@ -28,12 +37,12 @@ fn printed(home: &mut Home, audit: &str) -> (String, String) {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let id = home.add("acme");
-    let token = home.token("acme");
+    let (token, key) = (home.token("acme"), home.ok(&["audit", "key"], None).trim_end().to_owned());
     assert_eq!(home.get(&format!("/github/{id}/x"), &token).status, 200);
     assert_eq!(home.terminate(), Some(0));
     let text = reader.join().unwrap();
     home.shown.lock().unwrap().extend_from_slice(text.as_bytes());
-    (id, text)
+    Printed { id, key, text }
 }
 
 fn of_kind(text: &str, kind: &str) -> Vec<Value> {
@@ -44,7 +53,7 @@ fn of_kind(text: &str, kind: &str) -> Vec<Value> {
 #[test]
 fn standard_output_has_the_same_lines_as_the_file_and_nothing_else() {
     let mut home = Home::new();
-    let (id, text) = printed(&mut home, "path = \"audit.jsonl\"\nstdout = true");
+    let Printed { id, text, .. } = printed(&mut home, "path = \"audit.jsonl\"\nstdout = true");
     assert_eq!(text, std::fs::read_to_string(home.path("audit.jsonl")).unwrap());
     for kind in ["intent", "outcome"] {
         let records = of_kind(&text, kind);
@@ -55,13 +64,14 @@ fn standard_output_has_the_same_lines_as_the_file_and_nothing_else() {
 #[test]
 fn standard_output_alone_is_an_audit_that_verifies() {
     let mut home = Home::new();
-    let (_, text) = printed(&mut home, "stdout = true");
+    let Printed { key, text, .. } = printed(&mut home, "stdout = true");
     assert!(!home.path("audit.jsonl").exists());
     assert_eq!(of_kind(&text, "intent").len(), 1, "{text}");
     std::fs::write(home.path("piped.jsonl"), &text).unwrap();
-    let verified = home.relay(&["audit", "verify", "piped.jsonl"], None);
+    let verify = ["audit", "verify", "piped.jsonl", "--key", &key];
+    let verified = home.relay(&verify, None);
     assert_eq!(verified.status.code(), Some(0), "{}", err(&verified));
     let cut = text.replacen("\"intent\"", "\"outcome\"", 1);
     std::fs::write(home.path("piped.jsonl"), cut).unwrap();
-    assert_eq!(home.relay(&["audit", "verify", "piped.jsonl"], None).status.code(), Some(1));
+    assert_eq!(home.relay(&verify, None).status.code(), Some(1));
 }
