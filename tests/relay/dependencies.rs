@@ -54,6 +54,7 @@ impl Default for Switches {
             feed: watch::Sender::new(Feed::Live),
             audit_fails: AtomicBool::default(),
             audit_hangs: AtomicBool::default(),
+            audit_sink_down: AtomicBool::default(),
             clock_ahead: AtomicU64::default(),
         }
     }
