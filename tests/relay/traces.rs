@@ -48,20 +48,24 @@ impl Mood {
 }
 
 /// A relay that traces to this collector.
-fn traced(collector: &Vendor, lines: &str, more: &str) -> Rig {
-    let roots = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(roots.path(), &collector.ca_pem).unwrap();
-    let traces = format!(
-        "[traces]\nendpoint = \"https://localhost:{}/v1/traces\"\nca_file = \"{}\"\n{lines}\n{more}",
-        collector.port,
-        roots.path().display()
-    );
-    let settings = Settings { more: traces, workers: 1, ..Settings::default() };
-    Rig::with(settings, |request, out| match request.target() {
+fn traced(collector: &Vendor, lines: &str) -> Rig {
+    let vendor = Vendor::start(|request, out| match request.target() {
         "/base/broken" => vendor::raw(out, b"nothing that is HTTP\r\n\r\n"),
         "/base/500" => vendor::answer(out, 500, &[], b"no"),
         _ => vendor::answer_to(request, out, b"ok"),
-    })
+    });
+    traced_before(Settings::default(), vendor, collector, lines)
+}
+
+fn traced_before(settings: Settings, vendor: Vendor, collector: &Vendor, lines: &str) -> Rig {
+    let roots = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(roots.path(), &collector.ca_pem).unwrap();
+    let more = format!(
+        "[traces]\nendpoint = \"https://localhost:{}/v1/traces\"\nca_file = \"{}\"\n{lines}\n",
+        collector.port,
+        roots.path().display()
+    );
+    Rig::before(Settings { more, workers: 1, ..settings }, vendor)
 }
 
 fn get(rig: &Rig, path: &str, headers: &[(&str, &str)]) -> Answer {
@@ -121,7 +125,7 @@ fn dropped(rig: &Rig) -> u64 {
 #[test]
 fn each_request_is_a_span_of_the_app_and_one_of_the_vendor_beneath_it() {
     let collector = Mood::good().collector();
-    let mut rig = traced(&collector, "sample = 1", "");
+    let mut rig = traced(&collector, "sample = 1");
     let id = rig.secret("acme-the-customer");
     let canary = rig.canary.text().to_owned();
     assert_eq!(get(&rig, &format!("/vendor/{id}/a-raw-path?q={canary}"), &[]).status, 200);
@@ -175,10 +179,36 @@ fn each_request_is_a_span_of_the_app_and_one_of_the_vendor_beneath_it() {
 }
 
 #[test]
+fn a_host_that_is_a_customers_own_is_in_no_span() {
+    let collector = Mood::good().collector();
+    let vendor = Vendor::start(|request, out| vendor::answer_to(request, out, b"ok"));
+    let settings = Settings {
+        upstream: Some(format!("https://{{shop}}.shop.localhost:{}/base", vendor.port)),
+        integration: "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\n\
+            [integrations.vendor.fields]\ntoken = { label = \"Token\" }\n\
+            shop = { label = \"Shop\", secret = false, match = \"[a-z0-9-]{2,40}\" }\n"
+            .to_owned(),
+        ..Settings::default()
+    };
+    let mut rig = traced_before(settings, vendor, &collector, "sample = 1");
+    let canary = rig.canary.text().to_owned();
+    let fields = [("token", canary.as_str()), ("shop", "only-acmes-shop")];
+    let id = rig.secret_with("acme-the-customer", "vendor", &fields);
+    assert_eq!(get(&rig, &format!("/vendor/{id}/x"), &[]).status, 200);
+    assert_eq!(rig.vendor.last().header("host").map(|host| host.starts_with("only-acmes-shop.")), Some(true));
+    rig.stop();
+    let client = of_kind(&spans(&collector), 3).remove(0);
+    assert_eq!((attribute(&client, "server.address"), text(&client, "url.scheme")), (None, "https".into()));
+    for request in collector.requests() {
+        assert!(!String::from_utf8(request.body).unwrap().contains("only-acmes-shop"));
+    }
+}
+
+#[test]
 fn the_apps_trace_is_gone_on_with_and_its_own_decision_is_kept() {
     for sample in ["0", "1"] {
         let collector = Mood::good().collector();
-        let mut rig = traced(&collector, &format!("sample = {sample}"), "");
+        let mut rig = traced(&collector, &format!("sample = {sample}"));
         let id = rig.secret("acme-the-customer");
         let path = format!("/vendor/{id}/x");
         let sampled = format!("00-{TRACE}-{PARENT}-01");
@@ -207,7 +237,7 @@ fn the_apps_trace_is_gone_on_with_and_its_own_decision_is_kept() {
 #[test]
 fn the_vendor_is_told_relays_part_only_where_that_is_configured() {
     let collector = Mood::good().collector();
-    let mut rig = traced(&collector, "sample = 0\npropagate = true", "");
+    let mut rig = traced(&collector, "sample = 0\npropagate = true");
     let id = rig.secret("acme-the-customer");
     let path = format!("/vendor/{id}/x");
     let unsampled = format!("00-{TRACE}-{PARENT}-00");
@@ -227,7 +257,7 @@ fn the_vendor_is_told_relays_part_only_where_that_is_configured() {
 fn a_collector_that_is_down_or_hangs_costs_spans_and_no_request() {
     let mood = Mood::good();
     let collector = mood.collector();
-    let rig = traced(&collector, "sample = 1", "");
+    let rig = traced(&collector, "sample = 1");
     let id = rig.secret("acme-the-customer");
     let path = format!("/vendor/{id}/x");
     assert_eq!(dropped(&rig), 0);
