@@ -114,10 +114,11 @@ fn stopped(first: &Stage, second: &Stage, uses: &Uses, bearer: &str, settle: Dur
     last.saturating_duration_since(acknowledged)
 }
 
-/// Ends the second relay's listening sessions until `over`; how many there were.
+/// Ends the second relay's listening sessions until `over`; how many there were. Only those say LISTEN, and NOTIFY
+/// for a beat.
 fn cut(database: &Database, over: &AtomicBool) -> u64 {
     let sql = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{SECOND}' AND query ILIKE 'listen%'"
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{SECOND}' AND query ~* '^(listen|notify) '"
     );
     let mut cuts = 0;
     while !over.load(Ordering::Relaxed) {
