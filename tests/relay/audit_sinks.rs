@@ -240,7 +240,12 @@ fn segments_end_beside_other_sinks_too() {
     let second = Moody::default();
     let (log, newest) =
         open(FanOut::new(Some((sink, Durability::Written)), vec![outlet("second", &second)]).unwrap());
-    worker().block_on(write(&log.chain(), 200));
+    let chain = log.chain();
+    for written in (20..=200).step_by(20) {
+        worker().block_on(write(&chain, 20));
+        // A file that is behind its neighbour takes all that waits at once, into one segment.
+        until("the file has caught up", || intents(folder.path()) >= written);
+    }
     log.close().unwrap();
     assert!(relay::audit::segments::segments(&path).unwrap().len() > 2);
     let trust = Trust {
@@ -252,6 +257,13 @@ fn segments_end_beside_other_sinks_too() {
     let verdicts = verify_files(find(&[path], false).unwrap(), &trust, &mut |file| Box::new(file)).unwrap();
     assert!(verdicts[0].is_good() && verdicts[0].kinds["intent"] == 200, "{:#?}", verdicts[0].problems);
     assert!(judge(&second.bytes(), &newest).is_good(), "one stream of the same lines");
+}
+
+/// How many stand in the folder's files.
+fn intents(folder: &Path) -> usize {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let texts = files.filter_map(|file| std::fs::read_to_string(file).ok());
+    texts.map(|text| text.matches("\"kind\":\"intent\"").count()).sum()
 }
 
 /// A collector that answers with this status, and rejects so many records of each batch.
