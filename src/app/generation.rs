@@ -57,25 +57,27 @@ impl Generation {
         }
     }
 
-    /// Whether the newest anchor of the audit, signed with this store's own key, saw more writes than the store
-    /// has, or whether the audit has no such anchor although the store `knows` one; what to say then.
+    /// Whether the audit has an anchor, signed with this store's own key; and what to say where the newest saw more
+    /// writes than the store has, or where there is none although the store `knows` one.
     pub(super) fn behind(
         &self,
         sink: &mut dyn Sink,
         key: PublicKey,
         knows: Option<&Anchor>,
-    ) -> Result<Option<String>, audit::AuditError> {
+    ) -> Result<(bool, Option<String>), audit::AuditError> {
         let newest = audit::newest_anchor(sink)?.filter(|anchor| anchor.is_signed_by(key));
         if let (None, Some(known)) = (&newest, knows) {
-            return Ok(Some(format!(
+            let why = format!(
                 "the store has an audit with an anchor of {}, and the file here has none of it: without it nobody can \
                  tell an older copy of the store from the newest. Put the audit back, or start with \
                  `relay run --accept-older-store`",
                 known.time()
-            )));
+            );
+            return Ok((false, Some(why)));
         }
         let has = self.shown.load(Ordering::Relaxed);
-        Ok(newest.filter(|anchor| anchor.generation() > has).map(|anchor| {
+        let has_anchor = newest.is_some();
+        let behind = newest.filter(|anchor| anchor.generation() > has).map(|anchor| {
             format!(
                 "the store has seen {has} writes, and its own audit says that at {} it had seen {}: it is an older \
                  copy. What was disabled, removed or rotated since may be usable again. Put the newer store back, \
@@ -83,6 +85,7 @@ impl Generation {
                 anchor.time(),
                 anchor.generation()
             )
-        }))
+        });
+        Ok((has_anchor, behind))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What must never enter: the import itself.
 
-use super::{StartError, failed, note};
+use super::{StartError, failed, note, replicas};
 use crate::audit::Chain;
 use crate::clock;
 use crate::store::moving::{IMPORT, Imported};
@@ -22,6 +22,25 @@ pub(super) async fn refuse_half(store: &dyn Store) -> Result<(), StartError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What to say where no anchor is at hand of an audit that an imported store had: by its own count of writes nobody
+/// can tell then whether the export was the newest, and what a replica adds would soon make it look so. It is asked
+/// until the audit knows of the import.
+pub(super) async fn unproven(store: &dyn Store, has_anchor: bool) -> Result<Option<String>, StoreError> {
+    let Some(import) = Imported::of(store).await?.filter(|import| !import.noted && !has_anchor) else {
+        return Ok(None);
+    };
+    let names = replicas::known(store).await?;
+    Ok((!names.is_empty()).then(|| {
+        format!(
+            "it came of an export of {}, whose relays ({}) had an audit, and the file here has nothing of it: without \
+             it nobody can tell an older export from the newest. Start first the relay that has its audit, or start \
+             with `relay run --accept-older-store`",
+            clock::rfc3339(import.made_at),
+            names.join(", ")
+        )
+    }))
 }
 
 /// Tells the audit of an import that it does not know of yet.

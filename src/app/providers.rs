@@ -187,7 +187,11 @@ pub(super) async fn open_log(
     let newest = newest.and_then(|line| Anchor::parse(&line));
     let known = newest.as_ref().filter(|anchor| kept_in_file && anchor.is_signed_by(signer.public_key()));
     // Before the log is opened: its first anchor would say that all is as it should be.
-    let behind = generation.behind(&mut *sink, signer.public_key(), known).map_err(failed("[audit] path"))?;
+    let found = generation.behind(&mut *sink, signer.public_key(), known).map_err(failed("[audit] path"))?;
+    let behind = match found {
+        (has_anchor, None) => moved::unproven(&**store, has_anchor).await.map_err(failed("[store]"))?,
+        (_, behind) => behind,
+    };
     if let Some(why) = &behind {
         if !accept_older {
             return Err(StartError { what: "[store] path", why: why.clone() });

@@ -36,9 +36,13 @@ pub(super) async fn note(store: &Arc<dyn Store>, replica: &str) -> Result<(), St
 /// The only replica that the store knows. Of a store that one process opens it is this one, whatever the machine is
 /// called: so an audit that is gone is missed on another machine too.
 pub(super) async fn alone(store: &Arc<dyn Store>) -> Result<Option<String>, StoreError> {
+    Ok(<[String; 1]>::try_from(known(&**store).await?).ok().map(|[name]| name))
+}
+
+/// All that the store knows.
+pub(super) async fn known(store: &dyn Store) -> Result<Vec<String>, StoreError> {
     let names = store.meta(REPLICAS).await?;
-    let names: Vec<String> = names.and_then(|names| serde_json::from_slice(&names).ok()).unwrap_or_default();
-    Ok(<[String; 1]>::try_from(names).ok().map(|[name]| name))
+    Ok(names.and_then(|names| serde_json::from_slice(&names).ok()).unwrap_or_default())
 }
 
 /// Keeps each anchor at `place`, and tells when another process keeps its own there too.

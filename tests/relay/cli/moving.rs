@@ -100,6 +100,15 @@ fn a_backup_of_a_running_relay_serves_on_another_machine() {
     let refused = other.relay(&["run"], None);
     assert_eq!(refused.status.code(), Some(1), "without its audit nobody can tell how old it is");
     assert!(err(&refused).contains("--accept-older-store"), "{}", err(&refused));
+    let text = std::fs::read_to_string(other.path("relay.toml")).unwrap();
+    assert!(text.contains("\n[audit]\n"));
+    let renamed = text.replace("\n[audit]\n", "\n[audit]\nreplica = \"newcomer\"\n");
+    std::fs::write(other.path("relay.toml"), renamed).unwrap();
+    let refused = other.relay(&["run"], None);
+    assert_eq!(refused.status.code(), Some(1), "nor can one by a name that the store does not know");
+    let said = err(&refused);
+    assert!(said.contains("came of an export") && said.contains("--accept-older-store"), "{said}");
+    std::fs::write(other.path("relay.toml"), text).unwrap();
     accept(&mut other);
     other.run();
     assert_eq!(fingerprints(&other), before);
