@@ -127,7 +127,10 @@ type Done<T> = (T, Option<Vec<Change>>);
 
 impl Inner {
     async fn begin(self: Arc<Self>) -> Result<(), OpenError> {
-        schema::check(&mut self.sessions.lend().await.map_err(OpenError::of)?).await?;
+        let mut lent = self.sessions.lend().await.map_err(OpenError::of)?;
+        schema::check(&mut lent).await?;
+        schema::warn_of_rights(&mut lent).await;
+        drop(lent);
         upkeep::end_forgetting(&self).await.map_err(|fault| OpenError::Unended(fault.into_error()))
     }
 

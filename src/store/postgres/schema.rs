@@ -106,6 +106,19 @@ impl OpenError {
     }
 }
 
+/// Says so where the role that serves may do more than serve.
+pub(super) async fn warn_of_rights(lent: &mut Lent) {
+    const OWNS: &str = "SELECT role.rolsuper OR pg_has_role(tables.relowner, 'MEMBER') FROM pg_roles role, \
+        pg_class tables WHERE role.rolname = current_user AND tables.oid = 'relay.secrets'::regclass";
+    let owns = lent.row(OWNS, &[]).await.ok().flatten().and_then(|row| row.try_get(0).ok());
+    if owns == Some(true) {
+        tracing::warn!(
+            "relay serves as a superuser or as the owner of its tables, who can drop what is stored: give it a role of \
+             its own with `relay store migrate --serving-role`"
+        );
+    }
+}
+
 /// Refuses every layout but this relay's.
 pub(super) async fn check(lent: &mut Lent) -> Result<(), OpenError> {
     let sql = "SELECT coalesce(max(version), 0) FROM relay.migrations";
