@@ -146,6 +146,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/audit/key", get(audit::key))
         .route("/v1/audit/anchor", get(audit::anchor))
         .route("/v1/audit/anchors", get(audit::anchors))
+        .route("/v1/audit/replicas/{name}", delete(audit::retire))
         .route_layer(from_fn_with_state(admin.clone(), door::guard));
     Router::new()
         .merge(guarded)

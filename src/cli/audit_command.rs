@@ -15,6 +15,7 @@ use super::exit::{Exit, Failure};
 use super::target::{Target, Which};
 use super::{Context, Format, unsaid};
 use crate::audit::history::Asked;
+use crate::audit::replica::is_name;
 use crate::audit::several::{Found, Trust, find};
 use crate::audit::{Anchor, PublicKey};
 use crate::clock;
@@ -94,6 +95,13 @@ pub(super) enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Wants no files any more of a replica that is gone for good: relay audit retire pod-7
+    Retire {
+        /// Its name
+        replica: String,
+        #[command(flatten)]
+        which: Which,
+    },
     /// Prints the public key that anchors are checked with: relay audit key
     Key {
         #[command(flatten)]
@@ -126,11 +134,27 @@ pub(super) async fn run(context: &mut Context, command: Command) -> Result<u8, F
             let asked = Asked { customer, since, until };
             tell(context, &asked, Export { csv }, files, &which).await.map(|()| Exit::Ok as u8)
         }
+        Command::Retire { replica, which } => retire(context, &replica, &which).await,
         Command::Key { which } => {
             let public = public_key(&Target::find(context, &which)?).await?;
             Ok(key(public, &mut context.out))
         }
     }
+}
+
+async fn retire(context: &mut Context, replica: &str, which: &Which) -> Result<u8, Failure> {
+    if !is_name(replica) {
+        let why = "a replica's name is 1 to 64 of a-z, 0-9, '.', '_' and '-'";
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    let target = Target::find(context, which)?;
+    let done = target.call(Method::DELETE, &format!("/v1/audit/replicas/{replica}"), None).await?;
+    if context.format == Format::Json {
+        context.json(&done)?;
+    } else {
+        context.line(&format!("{replica} is gone: verify wants no files of it any more"))?;
+    }
+    Ok(Exit::Ok as u8)
 }
 
 /// Seconds since 1970, from a time or from how long ago it was.

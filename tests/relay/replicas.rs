@@ -266,3 +266,30 @@ fn both_relays_take_the_store_wide_keys_of_the_one_that_came_first() {
         }
     }
 }
+
+#[test]
+fn a_replica_that_is_gone_for_good_is_retired_by_another_and_never_by_itself() {
+    let pair = pair(Bounds::default());
+    let names = || {
+        let told = pair.admin(0, "GET", "/v1/audit/anchors", "").json();
+        let anchors = told["anchors"].as_array().unwrap().clone();
+        anchors.iter().filter(|line| line.as_str().unwrap().contains("\"replica\":\"second\"")).count()
+    };
+    // The store is told of an anchor once the file is on the disk.
+    let begun = Instant::now();
+    while names() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the second replica has no anchor in the store");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let retire = |which, name: &str| pair.admin(which, "DELETE", &format!("/v1/audit/replicas/{name}"), "");
+    assert_eq!(retire(1, "second").status, 400, "it is not gone: it answers");
+    assert_eq!(retire(0, "third").status, 400, "there never was one");
+    assert_eq!(names(), 1);
+    let done = retire(0, "second");
+    assert_eq!((done.status, &done.json()["replica"]), (200, &"second".into()));
+    assert_eq!(names(), 0);
+    assert_eq!(retire(0, "second").status, 400, "it is gone already");
+    let told = pair.rig.audit();
+    let notes = told.iter().filter(|record| record["method"] == "audit.retire").map(|record| &record["note"]);
+    assert_eq!(notes.collect::<Vec<_>>(), ["asked", "done: second"]);
+}
