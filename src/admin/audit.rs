@@ -13,7 +13,7 @@ use super::trace::{About, Made};
 use crate::audit::replica::anchor_name;
 use crate::refusal::{Code, Refusal};
 use crate::seal::SealError;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Where the names of all replicas that ever wrote an audit stand in the store: a JSON list.
 pub const REPLICAS: &str = "audit-replicas";
@@ -50,7 +50,7 @@ pub(super) struct All {
 
 /// Those of every replica that shares the store.
 pub(super) async fn anchors(State(admin): State<Arc<Admin>>) -> Result<Json<All>, Denied> {
-    let (_, names) = replicas(&admin).await?;
+    let (_, names) = replicas(&*admin.store).await.map_err(SealError::from)?;
     let mut anchors = Vec::new();
     for name in names {
         let newest = admin.store.meta(&anchor_name(&name)).await.map_err(SealError::from)?;
@@ -84,7 +84,7 @@ pub(super) async fn retire(
         let why = "This replica itself answers: it is not gone.";
         return Err(Refusal::new(Code::RequestMalformed, why).into());
     }
-    let (_, names) = replicas(&admin).await?;
+    let (_, names) = replicas(&*admin.store).await.map_err(SealError::from)?;
     if !names.contains(&replica) {
         let why = format!("The store knows no such replica, but {}.", names.join(", "));
         return Err(Refusal::new(Code::RequestMalformed, why).into());
@@ -96,7 +96,7 @@ pub(super) async fn retire(
 
 async fn take(admin: &Admin, replica: &str) -> Result<(), SealError> {
     loop {
-        let (before, mut names) = replicas(admin).await?;
+        let (before, mut names) = replicas(&*admin.store).await?;
         names.retain(|name| name != replica);
         let left = serde_json::to_vec(&names).map_err(|error| StoreError::Damaged(error.to_string()))?;
         match admin.store.swap_meta(REPLICAS, before, Bytes::from(left)).await {
@@ -108,8 +108,11 @@ async fn take(admin: &Admin, replica: &str) -> Result<(), SealError> {
 }
 
 /// The names as stored, and as read.
-async fn replicas(admin: &Admin) -> Result<(Option<Bytes>, Vec<String>), SealError> {
-    let stored = admin.store.meta(REPLICAS).await?;
+///
+/// # Errors
+/// The store's own.
+pub async fn replicas(store: &dyn Store) -> Result<(Option<Bytes>, Vec<String>), StoreError> {
+    let stored = store.meta(REPLICAS).await?;
     let names = stored.as_ref().and_then(|names| serde_json::from_slice(names).ok()).unwrap_or_default();
     Ok((stored, names))
 }

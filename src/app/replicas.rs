@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::admin::REPLICAS;
+use crate::admin::{REPLICAS, replicas};
 use crate::audit::Anchor;
 use crate::store::{Store, StoreError};
 
@@ -17,9 +17,7 @@ const TRIES: usize = 100;
 /// Adds this replica to those that the store knows.
 pub(super) async fn note(store: &Arc<dyn Store>, replica: &str) -> Result<(), StoreError> {
     for _ in 0..TRIES {
-        let before = store.meta(REPLICAS).await?;
-        let mut names: Vec<String> =
-            before.as_ref().and_then(|names| serde_json::from_slice(names).ok()).unwrap_or_default();
+        let (before, mut names) = replicas(&**store).await?;
         if names.iter().any(|name| name == replica) {
             return Ok(());
         }
@@ -41,8 +39,7 @@ pub(super) async fn alone(store: &Arc<dyn Store>) -> Result<Option<String>, Stor
 
 /// All that the store knows.
 pub(super) async fn known(store: &dyn Store) -> Result<Vec<String>, StoreError> {
-    let names = store.meta(REPLICAS).await?;
-    Ok(names.and_then(|names| serde_json::from_slice(&names).ok()).unwrap_or_default())
+    Ok(replicas(store).await?.1)
 }
 
 /// Keeps each anchor at `place`, and tells when another process keeps its own there too.
