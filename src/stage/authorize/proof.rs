@@ -103,18 +103,21 @@ impl Proof {
         }
     }
 
-    /// Notes how the feed stands from now on.
+    /// Notes how the feed stands from now on. One task only says so.
     pub(super) fn stands(&self, feed: Feed) {
-        let before = self.feed.swap(number(feed), Ordering::AcqRel);
-        match (before == number(Feed::Live), feed == Feed::Live) {
+        match (self.feed() == Feed::Live, feed == Feed::Live) {
             (true, false) => {
-                // In this order: who sees that nothing holds sees until when it did.
+                // In this order: who sees a feed that is lost, or that nothing holds, sees until when it did.
                 let live_until = self.now().saturating_sub(nanos(self.bounds.noticed));
                 self.live_until.store(live_until, Ordering::Release);
+                self.feed.store(number(feed), Ordering::Release);
                 self.since.store(NOTHING, Ordering::Release);
             }
-            (false, true) => self.since.store(self.now(), Ordering::Release),
-            (true, true) | (false, false) => {}
+            (false, true) => {
+                self.feed.store(number(feed), Ordering::Release);
+                self.since.store(self.now(), Ordering::Release);
+            }
+            (true, true) | (false, false) => self.feed.store(number(feed), Ordering::Release),
         }
     }
 
