@@ -52,6 +52,8 @@ mod strace;
 /// Apps against replicas that come and go.
 mod traffic;
 
+/// A store moves from sled into PostgreSQL and back.
+mod across;
 /// How often the KMS is called.
 mod calls;
 /// Nothing that relay shows to anyone but the vendor holds the credential; the hunt would find it.
@@ -95,6 +97,9 @@ mod revoke;
 mod rotate;
 /// A store as large as a large SaaS has it: start, memory, lookups, and the bounds of the caches.
 mod scale;
+/// A PostgreSQL as large as a large SaaS has it, and the replicas on it: start, memory, lookups, and their idling.
+#[cfg(feature = "postgres")]
+mod scale_postgres;
 /// Thousands of slow clients, and one that is not.
 mod slow;
 /// Disks that hang, and disks that fail.
@@ -128,6 +133,8 @@ const DRILLS: &[(&str, Drill)] = &[
     ("speed", speed::run),
     ("stalled", stalled::run),
     ("scale", scale::run),
+    #[cfg(feature = "postgres")]
+    ("scale_postgres", scale_postgres::run),
     ("smuggle", smuggle::run),
     ("slow", slow::run),
     ("rebind", rebind::run),

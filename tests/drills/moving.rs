@@ -2,7 +2,7 @@
 //!
 //! The store is filled by relay's own write path. It is exported beside the running relay, and of the stopped one;
 //! the second fills a store in one go, and another one in pieces, with kill -9 between them. Both must hold what the
-//! export says, and a relay over the last must tell each secret's fingerprint as before.
+//! export says, and a relay over the last must tell each secret's fingerprint as before. Then the same between engines.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::across;
 use crate::figure::{Figure, Plan};
 use crate::process::Process;
 use crate::rig::vendor::{Vendor, answer};
@@ -78,6 +79,8 @@ pub fn run(plan: &Plan) -> Figure {
     pieces.start();
     let after = fingerprints(&pieces, customers);
     pieces.stop();
+    drop(pieces);
+    let across = across::run(plan, (&from, &integrations), (&file, &export.told), &before);
     let changed = before.iter().filter(|(id, print)| after.get(*id) != Some(print)).count();
     let n = customers * EACH;
     // The running relay wrote anchors of its audit since: its sum is another.
@@ -85,7 +88,9 @@ pub fn run(plan: &Plan) -> Figure {
         && [&import, &last].iter().all(|ran| ran.told["sum"] == export.told["sum"]);
     let counted = export.told["secrets"] == n && export.told["customers"] == customers;
     let peak = [&live, &export, &import, &last].iter().map(|ran| ran.peak_mib).fold(gained, f64::max);
+    let peak = peak.max(across.peak_mib);
     let kept = equal
+        && across.kept
         && counted
         && changed == 0
         && before.len() as u64 == n
@@ -95,7 +100,7 @@ pub fn run(plan: &Plan) -> Figure {
     let result = format!(
         "equal={equal} changed={changed} kills={} resumed={resumed} mib={:.0} export_per_s={:.0} export_mib_per_s={:.1} \
          live_export_per_s={:.0} import_per_s={:.0} import_mib_per_s={:.1} export_peak_mib={:.0} import_peak_mib={:.0} \
-         relay_gained_mib={gained:.0}",
+         relay_gained_mib={gained:.0} {}",
         KILLED_AT.len(),
         size as f64 / MIB,
         n as f64 / export.seconds,
@@ -105,12 +110,13 @@ pub fn run(plan: &Plan) -> Figure {
         size as f64 / MIB / import.seconds,
         export.peak_mib.max(live.peak_mib),
         import.peak_mib.max(last.peak_mib),
+        across.result,
     );
     Figure { n, result, kept }
 }
 
 /// A stage with the same keys, issuer and audit, and no store.
-fn twin(from: &Stage, plan: &Plan, integrations: &str) -> Stage {
+pub fn twin(from: &Stage, plan: &Plan, integrations: &str) -> Stage {
     let stage = Stage::set(&plan.relay, "", integrations);
     for file in ["relay.key", "jwks.json", "issuer.key", "audit.jsonl"] {
         std::fs::copy(from.folder.path().join(file), stage.folder.path().join(file)).unwrap();
@@ -119,20 +125,20 @@ fn twin(from: &Stage, plan: &Plan, integrations: &str) -> Stage {
 }
 
 /// The same counts.
-fn same(one: &Value, other: &Value) -> bool {
+pub fn same(one: &Value, other: &Value) -> bool {
     ["customers", "data_keys", "secrets", "past_versions"].iter().all(|name| one[name] == other[name])
 }
 
 /// A command that ended well.
-struct Ran {
-    told: Value,
-    said: String,
-    seconds: f64,
-    peak_mib: f64,
+pub struct Ran {
+    pub told: Value,
+    pub said: String,
+    pub seconds: f64,
+    pub peak_mib: f64,
 }
 
 impl Ran {
-    fn of(command: &mut Command, words: impl FnOnce(&mut Command)) -> Self {
+    pub fn of(command: &mut Command, words: impl FnOnce(&mut Command)) -> Self {
         words(command);
         let begun = Instant::now();
         let mut process =
@@ -164,7 +170,7 @@ fn peak_until_end(process: &mut Process) -> u64 {
 }
 
 /// Gives the first `bytes` of the export to an import and kills it; whether it went on with an earlier one.
-fn killed(stage: &Stage, file: &Path, bytes: u64, resume: bool) -> bool {
+pub fn killed(stage: &Stage, file: &Path, bytes: u64, resume: bool) -> bool {
     let mut command = stage.prepared(&["store", "import", "-"]);
     if resume {
         command.arg("--resume");

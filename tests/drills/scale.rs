@@ -99,7 +99,7 @@ pub fn run(plan: &Plan) -> Figure {
 }
 
 /// 200 if the credential is the one that belongs to the path, `/CUSTOMER/PLACE`.
-fn vendor() -> Vendor {
+pub fn vendor() -> Vendor {
     Vendor::start(|received, out| {
         let mut parts = received.target().split('/').skip(1).map(|part| part.parse().unwrap_or(u64::MAX));
         let (customer, place) = (parts.next().unwrap_or(u64::MAX), parts.next().unwrap_or(u64::MAX));
@@ -110,16 +110,16 @@ fn vendor() -> Vendor {
 }
 
 /// One connection, with every customer's token already verified on it.
-struct App<'a> {
+pub struct App<'a> {
     stock: &'a Stock,
     client: Client,
     /// Each customer with its `Bearer ...`.
     callers: Vec<(u64, String)>,
-    unanswered: u64,
+    pub unanswered: u64,
 }
 
 impl<'a> App<'a> {
-    fn of(stage: &Stage, stock: &'a Stock, customers: impl Iterator<Item = u64> + Clone) -> Self {
+    pub fn of(stage: &Stage, stock: &'a Stock, customers: impl Iterator<Item = u64> + Clone) -> Self {
         let tokens = stock::tokens(stage, customers.clone());
         let callers = customers.zip(tokens).map(|(customer, token)| (customer, format!("Bearer {token}")));
         let mut app = Self { stock, client: stage.client(), callers: callers.collect(), unanswered: 0 };
@@ -136,7 +136,7 @@ impl<'a> App<'a> {
     }
 
     /// One request for each customer's secret at `place`; microseconds.
-    fn ask_all(&mut self, place: u64) -> Vec<f64> {
+    pub fn ask_all(&mut self, place: u64) -> Vec<f64> {
         (0..self.callers.len()).map(|caller| self.ask(caller, place)).collect()
     }
 
@@ -155,7 +155,7 @@ impl<'a> App<'a> {
     }
 }
 
-fn resident(stage: &Stage) -> f64 {
+pub fn resident(stage: &Stage) -> f64 {
     stage.relay().rested_kib() as f64 / 1024.0
 }
 
@@ -174,10 +174,13 @@ fn on_disk(folder: &Path) -> f64 {
 }
 
 /// What is on the disk is no longer in memory too.
-fn forget_pages(folder: &Path) {
+pub fn forget_pages(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
-        let file = File::open(entry.unwrap().path()).unwrap();
-        if file.metadata().unwrap().is_file() {
+        let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
+        if kind.is_dir() {
+            forget_pages(&path);
+        } else if kind.is_file() {
+            let file = File::open(path).unwrap();
             file.sync_all().unwrap();
             fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         }

@@ -96,7 +96,17 @@ impl Server {
 
     /// The same, with further lines of `postgresql.conf`.
     pub fn with(settings: &str) -> Self {
-        let mut server = Self::in_folder();
+        Self::made(Self::in_folder(), settings)
+    }
+
+    /// The same on a disk, for figures: what it commits and what it reads has to wait for one.
+    pub fn on_disk(settings: &str) -> Self {
+        // Not the temporary folder: that of a drill lets nobody in but its owner, who may not be PostgreSQL's user.
+        let folder = tempfile::Builder::new().prefix("relay-pg").tempdir_in("/var/tmp").unwrap();
+        Self::made(Self::within(folder), settings)
+    }
+
+    fn made(mut server: Self, settings: &str) -> Self {
         let data = server.data();
         done(
             program("initdb")
@@ -118,7 +128,10 @@ impl Server {
         let shm = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         let builder = builder.prefix("relay-pg");
-        let folder = builder.tempdir_in(shm).or_else(|_| builder.tempdir()).unwrap();
+        Self::within(builder.tempdir_in(shm).or_else(|_| builder.tempdir()).unwrap())
+    }
+
+    fn within(folder: TempDir) -> Self {
         let certificates = Certificates::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Self { folder, port, certificates, holder: None };
