@@ -10,13 +10,15 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::{AsyncMessage, Client};
+use uuid::Uuid;
 
 use super::Inner;
 use super::fault::Fault;
 use super::note::{self, CHANNEL, Note};
 use crate::store::{Change, Feed, NOTICED_WITHIN};
 
-/// How long it may be quiet before a beat is sent.
+/// How long it may be quiet before a beat is sent, at least and at most: see [`quiet`].
+const QUIET_AT_LEAST: Duration = Duration::from_millis(250);
 const QUIET: Duration = Duration::from_millis(500);
 /// How long a beat may take to come back.
 const BEAT_WITHIN: Duration = Duration::from_secs(1);
@@ -78,7 +80,7 @@ async fn follow_notes(
     let mut heard_at = Instant::now();
     loop {
         // The first is sent at once; whether it was sent is told by its coming back alone.
-        let quiet = if *proven { QUIET } else { Duration::ZERO };
+        let quiet = if *proven { quiet(inner.writer()) } else { Duration::ZERO };
         let beat = async {
             sleep_until(heard_at + quiet).await;
             // A writer is a UUID: nothing in the text needs quoting.
@@ -105,6 +107,15 @@ async fn follow_notes(
         }
         hear(inner, &note);
     }
+}
+
+/// Every replica has heard the same last note and hears every beat, so with one time for all they would all send at
+/// once: a hundred replicas two hundred beats a second, each for a hundred to hear. With a time of its own for each,
+/// one is first, and few others have sent theirs before they hear it.
+fn quiet(writer: Uuid) -> Duration {
+    let [first, second, ..] = *writer.as_bytes();
+    let place = u32::from(u16::from_be_bytes([first, second]));
+    QUIET_AT_LEAST + (QUIET - QUIET_AT_LEAST) * place / (1 << 16)
 }
 
 fn hear(inner: &Inner, text: &str) {
