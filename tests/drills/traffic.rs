@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crate::rig::vendor::{self, Vendor};
 use crate::stage::{Stage, integration};
 
-/// Connections, each with a thread of its own.
-const CLIENTS: u64 = 20;
+/// Connections, each with a thread of its own: many enough that one that waits for an answer does not hold up the rate.
+const CLIENTS: u64 = 60;
 const TICK: Duration = Duration::from_millis(50);
 
 /// One replica as apps know it.
@@ -31,6 +31,8 @@ pub struct Balancer {
 /// What came of it.
 #[derive(Default)]
 pub struct Seen {
+    /// Requests that were due, whether or not a connection was free to send them.
+    pub offered: AtomicU64,
     pub answered: AtomicU64,
     pub failed: AtomicU64,
     pub refused: AtomicU64,
@@ -70,6 +72,15 @@ pub fn replica(relay: &std::path::Path, vendor: &Vendor) -> (Stage, Replica) {
     (stage, replica)
 }
 
+impl Seen {
+    /// Whether nearly all that was offered was also sent and answered.
+    pub fn kept_up(&self) -> bool {
+        let (offered, answered) =
+            (self.offered.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed));
+        offered > 0 && answered * 100 >= offered * 98
+    }
+}
+
 impl Balancer {
     fn connect(&self, seen: &Seen) -> (TcpStream, &Replica) {
         loop {
@@ -90,9 +101,10 @@ impl Balancer {
 
     /// So many requests per second and so many streams at once, until `over`.
     pub fn load(&self, per_second: u64, streams: u64, over: &AtomicBool, seen: &Seen) {
+        let begun = Instant::now();
         std::thread::scope(|scope| {
             for number in 0..CLIENTS {
-                scope.spawn(move || self.client(number, per_second, over, seen));
+                scope.spawn(move || self.client(number, (begun, per_second), over, seen));
             }
             for _ in 0..streams {
                 scope.spawn(move || {
@@ -106,15 +118,18 @@ impl Balancer {
         });
     }
 
-    fn client(&self, client: u64, per_second: u64, over: &AtomicBool, seen: &Seen) {
-        let begun = Instant::now();
+    fn client(&self, client: u64, (begun, per_second): (Instant, u64), over: &AtomicBool, seen: &Seen) {
+        let due = |number: u64| begun + Duration::from_micros(number * 1_000_000 / per_second);
         let mut line = None;
         for number in (client..).step_by(CLIENTS as usize) {
+            std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
             if over.load(Ordering::Relaxed) {
+                let now = Instant::now();
+                let unsent = (number..).step_by(CLIENTS as usize).take_while(|number| due(*number) < now);
+                seen.offered.fetch_add(unsent.count() as u64, Ordering::Relaxed);
                 return;
             }
-            let due = begun + Duration::from_micros(number * 1_000_000 / per_second);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            seen.offered.fetch_add(1, Ordering::Relaxed);
             let (mut stream, replica): (TcpStream, &Replica) =
                 line.take().unwrap_or_else(|| self.connect(seen));
             match exchange(&mut stream, replica) {
