@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use relay::kms::cached::DataKeys;
+use relay::kms::keyring::Keyring;
+use relay::kms::local::Local;
 use relay::model::{DataKeyId, SecretId};
+use relay::seal::Sealer;
 use relay::secret::Secret;
 use relay::store::postgres::{Migrated, OpenError, Postgres, Setup, VERSION, migrate};
 use relay::store::{Change, Expected, Feed, Store, StoreError};
@@ -106,6 +110,31 @@ async fn a_note_that_is_not_understood_makes_caches_forget_everything() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(feed.try_recv(), Err(TryRecvError::Empty), "a beat tells nothing");
     assert_eq!(store.unclear_notes(), 4, "each is counted, and nothing else is");
+}
+
+#[tokio::test]
+async fn a_turn_whose_asker_was_stopped_while_the_store_was_asked_is_given_back_at_once() {
+    let Some(server) = server().await else { return };
+    let database = server.database();
+    // Shows that the turn was had.
+    database.sql_as(OWNER, "CREATE TABLE relay.seen (); CREATE FUNCTION relay.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN INSERT INTO relay.seen DEFAULT VALUES; RETURN NULL; END $$; CREATE TRIGGER see AFTER INSERT ON relay.leases FOR EACH ROW EXECUTE FUNCTION relay.see()");
+    let store: Arc<dyn Store> = Arc::new(open(&database).await);
+    let ring = Keyring::of(Arc::new(Local::ephemeral()));
+    let keys = Arc::new(DataKeys::new(ring, 9, Handle::current()));
+    let sealer = Sealer::open(store.clone(), keys, Vec::new()).await.unwrap();
+    let long = Duration::from_secs(600);
+    let mut asked = Box::pin(sealer.turn("renew/x".to_owned(), long));
+    assert!(timeout(Duration::from_micros(1), &mut asked).await.is_err(), "it was stopped in time");
+    drop(asked);
+    let begun = Instant::now();
+    while database.sql_as(OWNER, "SELECT count(*) FROM relay.seen") == "0" {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the store was never asked");
+    }
+    let begun = Instant::now();
+    while !store.lease("renew/x", Uuid::new_v4(), long).await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "nobody has it, and nobody gets it");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
