@@ -49,7 +49,7 @@ pub fn run(plan: &Plan) -> Figure {
             stages[leaving].start();
             plan.say(&format!("round {round}: ended after {:.1} s", told.elapsed().as_secs_f64()));
         }
-        over.store(true, Ordering::Relaxed);
+        seen.end(&over);
     });
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let (answered, failed, refused) = (count(&seen.answered), count(&seen.failed), count(&seen.refused));

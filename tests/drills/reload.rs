@@ -42,7 +42,7 @@ pub fn run(plan: &Plan) -> Figure {
             std::thread::sleep(Duration::from_millis(100));
         }
         lasted = loaded.elapsed();
-        over.store(true, Ordering::Relaxed);
+        seen.end(&over);
     });
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (answered, failed, refused) = (count(&seen.answered), count(&seen.failed), count(&seen.refused));

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub struct Balancer {
 /// What came of it.
 #[derive(Default)]
 pub struct Seen {
+    ended: OnceLock<Instant>,
     /// Requests that were due, whether or not a connection was free to send them.
     pub offered: AtomicU64,
     pub answered: AtomicU64,
@@ -73,6 +75,12 @@ pub fn replica(relay: &std::path::Path, vendor: &Vendor) -> (Stage, Replica) {
 }
 
 impl Seen {
+    /// Ends the load; what is due later was not offered.
+    pub fn end(&self, over: &AtomicBool) {
+        self.ended.get_or_init(Instant::now);
+        over.store(true, Ordering::Relaxed);
+    }
+
     /// Whether nearly all that was offered was also sent and answered.
     pub fn kept_up(&self) -> bool {
         let (offered, answered) =
@@ -124,8 +132,8 @@ impl Balancer {
         for number in (client..).step_by(CLIENTS as usize) {
             std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
             if over.load(Ordering::Relaxed) {
-                let now = Instant::now();
-                let unsent = (number..).step_by(CLIENTS as usize).take_while(|number| due(*number) < now);
+                let end = seen.ended.get().copied().unwrap_or(begun);
+                let unsent = (number..).step_by(CLIENTS as usize).take_while(|number| due(*number) < end);
                 seen.offered.fetch_add(unsent.count() as u64, Ordering::Relaxed);
                 return;
             }
