@@ -90,9 +90,9 @@ pub enum OpenError {
 
 /// The row that says what this tree is, and the one format there is so far.
 const MARKER: &[u8] = b"relay-store";
-const FORMAT: &[u8] = &[FORMAT_VERSION as u8];
+const FORMAT: &[u8] = &[FORMAT_VERSION];
 /// Its number.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u8 = 1;
 /// The file that says that the marker row was durable once.
 const CREATED: &str = "relay-store";
 /// The ballast's name.

@@ -177,7 +177,7 @@ fn info(engine: &Engine) -> Result<Info, StoreError> {
     let [active, heads, keys] = Record::every_holding();
     Ok(Info {
         engine: "sled",
-        format: FORMAT_VERSION,
+        format: FORMAT_VERSION.into(),
         customers: counted(engine, &active)?,
         data_keys: counted(engine, &keys)?,
         secrets: counted(engine, &heads)?,

@@ -129,6 +129,7 @@ async fn a_turn_whose_asker_was_stopped_while_the_store_was_asked_is_given_back_
     let begun = Instant::now();
     while database.sql_as(OWNER, "SELECT count(*) FROM relay.seen") == "0" {
         assert!(begun.elapsed() < Duration::from_secs(5), "the store was never asked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let begun = Instant::now();
     while !store.lease("renew/x", Uuid::new_v4(), long).await.unwrap() {
