@@ -4,10 +4,14 @@
 //! copy or a comparison that stops at the first difference. It is wiped when dropped. The one door out
 //! is [`Secret::expose`], so that every use can be found by its name.
 
+pub(crate) mod data_key;
+
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::model::{DataKeyId, FieldSpec};
+use crate::model::FieldSpec;
+
+pub use data_key::DataKey;
 
 /// Bytes that must not be seen: a credential's field, a key, a password.
 pub struct Secret(Box<[u8]>);
@@ -64,27 +68,4 @@ pub struct Field {
     pub spec: FieldSpec,
     /// Its plaintext.
     pub value: Secret,
-}
-
-/// An AES-256 key that seals one customer's secrets, unwrapped.
-pub struct DataKey {
-    id: DataKeyId,
-    key: Secret,
-}
-
-impl DataKey {
-    /// A key from its 32 bytes; `None` for any other length.
-    pub fn new(id: DataKeyId, key: Secret) -> Option<Self> {
-        (key.len() == 32).then_some(Self { id, key })
-    }
-
-    /// The id under which it stands, wrapped, in the store.
-    pub const fn id(&self) -> DataKeyId {
-        self.id
-    }
-
-    /// The key's 32 bytes, for `envelope` alone.
-    pub fn expose(&self) -> &[u8] {
-        self.key.expose()
-    }
 }

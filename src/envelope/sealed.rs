@@ -5,19 +5,18 @@
 //! ciphertext open under two keys. The plaintext is every value behind its length, in the binding's order.
 //! What must never enter: a way to open without a binding.
 
+use aes_gcm::AeadInOut;
 use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
-use aws_lc_rs::{hkdf, rand};
+use aws_lc_rs::rand;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::wire::{self, FORMAT, Reader};
 use super::{EnvelopeError, LONGEST_VALUE};
 use crate::model::{Customer, DataKeyId, FieldSpec, IntegrationName, Origin, SecretId};
+use crate::secret::data_key::{COMMITMENT, SALT};
 use crate::secret::{DataKey, Field, Secret};
 
-const SALT: usize = 32;
-const COMMITMENT: usize = 32;
 const NONCE: usize = 12;
 const TAG: usize = 16;
 
@@ -171,7 +170,7 @@ impl PurposeKey<'_> {
         (salt, nonce): (&[u8; SALT], &[u8; NONCE]),
         out: &mut Vec<u8>,
     ) -> Result<(), EnvelopeError> {
-        let derived = self.derived(salt)?;
+        let derived = self.key.derive(self.label, salt).map_err(|_| EnvelopeError::Library)?;
         let tag = derived
             .cipher()
             .encrypt_inout_detached(nonce.into(), aad, plaintext.as_mut_slice().into())
@@ -191,7 +190,7 @@ impl PurposeKey<'_> {
         let commitment = reader.array::<COMMITMENT>()?;
         let nonce = reader.array::<NONCE>()?;
         let (ciphertext, tag) = reader.rest_and_last::<TAG>()?;
-        let derived = self.derived(salt)?;
+        let derived = self.key.derived(self.label, salt).map_err(|_| EnvelopeError::Library)?;
         if !bool::from(derived.commitment().ct_eq(commitment)) {
             return Err(EnvelopeError::WrongKey);
         }
@@ -203,16 +202,6 @@ impl PurposeKey<'_> {
                 .map_err(|_| EnvelopeError::NotAuthentic)
         })
     }
-
-    fn derived(&self, salt: &[u8; SALT]) -> Result<Derived, EnvelopeError> {
-        let mut both = Zeroizing::new([[0; 32]; 2]);
-        hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
-            .extract(self.key.expose())
-            .expand(&[self.label], Both)
-            .and_then(|okm| okm.fill(both.as_flattened_mut()))
-            .map_err(|_| EnvelopeError::Library)?;
-        Ok(Derived(both))
-    }
 }
 
 /// A fresh salt and nonce.
@@ -222,30 +211,6 @@ pub(super) fn drawn() -> Result<([u8; SALT], [u8; NONCE]), EnvelopeError> {
     rand::fill(&mut salt).map_err(|_| EnvelopeError::Library)?;
     rand::fill(&mut nonce).map_err(|_| EnvelopeError::Library)?;
     Ok((salt, nonce))
-}
-
-/// The AES key and the commitment of one sealed record, wiped when dropped.
-struct Derived(Zeroizing<[[u8; 32]; 2]>);
-
-impl Derived {
-    fn cipher(&self) -> Aes256Gcm {
-        let [key, _] = &*self.0;
-        Aes256Gcm::new(key.into())
-    }
-
-    fn commitment(&self) -> &[u8; COMMITMENT] {
-        let [_, commitment] = &*self.0;
-        commitment
-    }
-}
-
-/// The length of key and commitment together.
-struct Both;
-
-impl hkdf::KeyType for Both {
-    fn len(&self) -> usize {
-        32 + COMMITMENT
-    }
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub struct Caller {
 }
 
 /// The token itself, kept only to be recognised where it must not go: neither printed nor handed out.
-pub struct Token(String);
+pub struct Token(Rc<str>);
 
 impl Token {
     /// Whether `text` holds the token: as such, behind a scheme, or as one half of Basic's pair.
@@ -153,25 +153,23 @@ pub async fn authenticate(
     let found = slots::find(headers, &matched)?;
     let now = at.unix_seconds();
     let generation = rules.now();
-    let key = verdicts.key(found.as_bytes());
-    let identity = match verdicts.find(&key, at.instant(), generation) {
-        Some(identity) => identity,
+    let (token, identity) = match verdicts.find(&found, at.instant(), generation) {
+        Some(known) => known,
         // Boxed, so that a request whose token is known does not carry the room for it.
-        None => Box::pin(judge(rules, verdicts, (key, &found), at, generation)).await?,
+        None => Box::pin(judge(rules, verdicts, &found, at, generation)).await?,
     };
     still_valid(&identity, now)?;
-    let token = Token(found.into_owned());
-    Ok(Caller { matched, identity, token })
+    Ok(Caller { matched, identity, token: Token(token) })
 }
 
 /// A token that was not seen before.
 async fn judge(
     rules: &TokenRules,
     verdicts: &Verdicts,
-    (key, token): ([u8; 32], &str),
+    token: &str,
     at: Moment,
     mut generation: u64,
-) -> Result<Rc<Identity>, Refusal> {
+) -> Result<(Rc<str>, Rc<Identity>), Refusal> {
     let now = at.unix_seconds();
     let verified = match token::verify(&rules.issuers, token, now) {
         Err(Unverified::KeyUnknown { keys, seen, refusal }) => {
@@ -184,8 +182,9 @@ async fn judge(
         verified => verified,
     };
     let identity = Rc::new(verified.map_err(Refusal::from)?);
-    verdicts.keep(key, &identity, at.instant(), generation);
-    Ok(identity)
+    let token = token.into();
+    verdicts.keep(&token, &identity, at.instant(), generation);
+    Ok((token, identity))
 }
 
 fn still_valid(identity: &Identity, now: u64) -> Result<(), Refusal> {

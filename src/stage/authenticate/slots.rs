@@ -36,8 +36,10 @@ pub(super) fn find<'a>(headers: &'a HeaderMap, matched: &'a Matched) -> Result<C
     }
     let route = matched.route();
     let mut found: Option<Cow<'a, str>> = None;
+    in_field(headers, &AUTHORIZATION, &mut found)?;
     for slot in route.map_or(&[][..], |route| route.slots.as_slice()) {
         match slot {
+            Slot::Header(name) if *name == AUTHORIZATION => {}
             Slot::Header(name) => in_field(headers, name, &mut found)?,
             Slot::Query(name) => {
                 let query = matched.query().unwrap_or_default().as_bytes();
@@ -58,7 +60,6 @@ pub(super) fn find<'a>(headers: &'a HeaderMap, matched: &'a Matched) -> Result<C
             }
         }
     }
-    in_field(headers, &AUTHORIZATION, &mut found)?;
     for token in route.iter().flat_map(|_| protocols::tokens(headers)) {
         agree(&mut found, Cow::Borrowed(token))?;
     }
