@@ -36,6 +36,7 @@ pub struct Metrics {
     dependency_state: Family<DependencyLabels, Gauge<i64, AtomicI64>>,
     audit_sink_up: Family<SinkLabel, Gauge<i64, AtomicI64>>,
     audit_lost: Family<SinkLabel, Counter>,
+    store_notes_unclear: Counter,
     spans_dropped: Counter,
     token_refresh: Family<TokenLabels, Counter>,
     reload_successful: Gauge<i64, AtomicI64>,
@@ -119,6 +120,7 @@ impl Metrics {
             dependency_state: Family::default(),
             audit_sink_up: Family::default(),
             audit_lost: Family::default(),
+            store_notes_unclear: Counter::default(),
             spans_dropped: Counter::default(),
             token_refresh: Family::default(),
             reload_successful: Gauge::default(),
@@ -261,6 +263,11 @@ impl Metrics {
         self.audit_sink_up.get_or_create(&SinkLabel { sink }).set(up.into());
         let counted = self.audit_lost.get_or_create(&SinkLabel { sink });
         counted.inc_by(lost.saturating_sub(counted.get()));
+    }
+
+    /// Says how many words of the store's change feed were not understood since the start.
+    pub fn store_notes_unclear(&self, notes: u64) {
+        self.store_notes_unclear.inc_by(notes.saturating_sub(self.store_notes_unclear.get()));
     }
 
     /// Counts spans that never arrived.

@@ -47,6 +47,7 @@ use crate::store::Store;
 pub use audit::{REPLICAS, replicas};
 pub use door::Failures;
 pub use reload::{NotReloaded, Pending, Reload, Reloaded};
+pub use store::described;
 
 /// Admin requests served at once; more wait.
 const AT_ONCE: usize = 64;
@@ -141,6 +142,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys/rotate", post(keys::rotate))
         .route("/v1/jobs", get(keys::newest))
         .route("/v1/keys/purge", post(purge::purge))
+        .route("/v1/store", get(store::info))
         .route("/v1/store/export", get(store::export))
         .route("/v1/reload", post(reload::reload))
         .route("/v1/audit/key", get(audit::key))

@@ -1,4 +1,5 @@
-//! `GET /v1/store/export`: the whole store as one stream, while relay serves.
+//! `GET /v1/store`: what the store is, and how much is in it. `GET /v1/store/export`: the whole of it as one stream,
+//! while relay serves.
 //!
 //! What is in it is sealed or wrapped, as it stands in the store. That it was asked for is recorded before its first
 //! byte, and that it is whole before its last. What must never enter: a value, an unwrapped key.
@@ -7,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -14,15 +16,16 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use http_body::Frame;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Admin;
 use super::door::Denied;
 use super::trace::{About, Made, Trace};
+use super::{Admin, replicas};
 use crate::refusal::{Code, Refusal};
 use crate::seal::{SealError, travels};
-use crate::store::StoreError;
 use crate::store::moving::{Export, Totals};
+use crate::store::{Info, Store, StoreError};
 
 /// Pieces that wait for a slow reader.
 const WAITING: usize = 4;
@@ -38,6 +41,30 @@ impl Made for Exported {
     fn note(&self) -> Option<String> {
         Some(self.0.to_string())
     }
+}
+
+/// What the store is, how much is in it, and which replicas it knows.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn described(store: &dyn Store) -> Result<Value, StoreError> {
+    let Info { engine, format, customers, data_keys, secrets, bytes, writable } =
+        store.upkeep().info().await?;
+    Ok(json!({
+        "engine": engine,
+        "format": format,
+        "customers": customers,
+        "data_keys": data_keys,
+        "secrets": secrets,
+        "replicas": replicas(store).await?.1,
+        "bytes": bytes,
+        "writable": writable,
+    }))
+}
+
+pub(super) async fn info(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Denied> {
+    let described = described(&*admin.store).await;
+    Ok(Json(described.map_err(|error| Refusal::from(SealError::from(error)))?))
 }
 
 pub(super) async fn export(State(admin): State<Arc<Admin>>) -> Result<Response, Denied> {

@@ -124,5 +124,6 @@ fn show(admin: &Admin, standings: &[KmsKeyStanding]) {
     for member in admin.log.members() {
         admin.metrics.audit_sink(member.name(), member.fault().is_none(), member.lost());
     }
+    admin.metrics.store_notes_unclear(admin.store.unclear_notes());
     admin.metrics.data_keys(admin.keys.held());
 }

@@ -56,6 +56,7 @@ use stop::Background;
 use workers::Parts;
 
 pub use reload::Source;
+pub use stop::LastWord;
 
 /// Why relay does not start. What to do about it is in the text.
 #[derive(Debug, thiserror::Error)]

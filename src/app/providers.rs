@@ -183,8 +183,12 @@ pub(super) async fn open_log(
     let named = replica::named(&mut *sink, given, alone, signer.public_key());
     let replica = named.map_err(failed("[audit] replica"))?;
     let place = replica::anchor_name(&replica);
-    let newest = store.meta(&place).await.map_err(failed("[store]"))?;
-    let newest = newest.and_then(|line| Anchor::parse(&line));
+    let standing = store.meta(&place).await.map_err(failed("[store]"))?;
+    let standing = standing.and_then(|line| Anchor::parse(&line));
+    let newest = match &standing {
+        Some(anchor) => Some(anchor.clone()),
+        None => replicas::nameless(store).await.map_err(failed("[store]"))?,
+    };
     let known = newest.as_ref().filter(|anchor| kept_in_file && anchor.is_signed_by(signer.public_key()));
     // Before the log is opened: its first anchor would say that all is as it should be.
     let found = generation.behind(&mut *sink, signer.public_key(), known).map_err(failed("[audit] path"))?;
@@ -199,7 +203,7 @@ pub(super) async fn open_log(
         tracing::warn!(why, "an older store is accepted, as asked");
     }
     replicas::note(store, &replica).await.map_err(failed("[store]"))?;
-    let on_anchor = replicas::keeper(store.clone(), place, newest.as_ref(), control.clone());
+    let on_anchor = replicas::keeper(store.clone(), place, standing.as_ref(), control.clone());
     let setup = Setup {
         replica,
         durability: config.audit.durability,

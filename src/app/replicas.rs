@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::admin::{REPLICAS, replicas};
 use crate::audit::Anchor;
+use crate::audit::replica::NAMELESS_ANCHOR;
 use crate::store::{Store, StoreError};
 
 /// Replicas start at the same time, and one at a time gets its name in.
@@ -40,6 +41,16 @@ pub(super) async fn alone(store: &Arc<dyn Store>) -> Result<Option<String>, Stor
 /// All that the store knows.
 pub(super) async fn known(store: &dyn Store) -> Result<Vec<String>, StoreError> {
     Ok(replicas(store).await?.1)
+}
+
+/// The newest anchor of an earlier relay that had no name, in a store that knows no replica yet: of another one's
+/// audit it says nothing.
+pub(super) async fn nameless(store: &Arc<dyn Store>) -> Result<Option<Anchor>, StoreError> {
+    if !known(&**store).await?.is_empty() {
+        return Ok(None);
+    }
+    let line = store.meta(NAMELESS_ANCHOR).await?;
+    Ok(line.and_then(|line| Anchor::parse(&line)))
 }
 
 /// Keeps each anchor at `place`, and tells when another process keeps its own there too.

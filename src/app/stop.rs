@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::generation::Generation;
 use super::reload::Stopping;
 use super::{Running, note};
+use crate::audit::{Chain, Log};
 use crate::listen::Phase;
 use crate::net::spans::Carrier;
 use crate::seal::jobs::Jobs;
@@ -24,6 +25,9 @@ const USES_TOLD_EVERY: Duration = Duration::from_secs(60);
 const RENEWALS: Duration = Duration::from_secs(2);
 /// How long each of those may take that are asked once more when the grace is over.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// How long the audit has for its end when relay is told a second time.
+const CUT: Duration = Duration::from_secs(1);
 
 /// What runs beside the requests and stops before the audit does. Where it is stands in the store.
 pub(super) struct Background {
@@ -53,7 +57,35 @@ impl Background {
     }
 }
 
+/// What is still said when relay is told to end at once.
+pub struct LastWord {
+    log: Arc<Log>,
+    chain: Chain,
+}
+
+impl LastWord {
+    /// Says that what was under way is cut, and writes the audit's last anchor, so that the end is not taken for a
+    /// crash. A sink that does not answer is not waited for.
+    pub async fn say(self) {
+        let Self { log, chain } = self;
+        let said = async {
+            let _ = note(&chain, "stop: told twice, what was under way is cut").await;
+            tokio::task::spawn_blocking(move || log.close()).await
+        };
+        match tokio::time::timeout(CUT, said).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!(%error, "the audit could not be closed"),
+            Ok(Err(_)) | Err(_) => tracing::error!("the audit could not be closed in time"),
+        }
+    }
+}
+
 impl Running {
+    /// What to say if this relay has to end at once.
+    pub fn last_word(&self) -> LastWord {
+        LastWord { log: self.log.clone(), chain: self.chain.clone() }
+    }
+
     /// Says that it is not ready, closes the doors once the configured delay is over, serves what comes on open
     /// connections as their last request, lets all of it end for at most the configured grace, and writes the
     /// audit's last anchor.

@@ -173,8 +173,9 @@ impl Log {
     /// Writes what was recorded and a last anchor, and ends the threads. Blocks, at most 10 s. Later
     /// records are refused; a second call does nothing.
     pub fn close(&self) -> Result<(), AuditError> {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { writer, publisher, published }) = threads else { return Ok(()) };
+        // Held to the end: who closes it a second time waits for the first.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Threads { writer, publisher, published }) = threads.take() else { return Ok(()) };
         let chains = std::mem::take(&mut *self.chains.lock().unwrap_or_else(PoisonError::into_inner));
         chains.iter().for_each(Chain::close);
         let (send, closed) = mpsc::channel();

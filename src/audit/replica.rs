@@ -21,6 +21,9 @@ pub fn host_name() -> String {
     if name.is_empty() { "relay".to_owned() } else { name }
 }
 
+/// Where relays kept it that had no name: read by the first one with a name that a store meets.
+pub const NAMELESS_ANCHOR: &str = "audit-anchor";
+
 /// Under which name the store keeps the newest anchor of this replica.
 pub fn anchor_name(replica: &str) -> String {
     format!("anchor/{replica}")

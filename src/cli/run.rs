@@ -15,7 +15,7 @@ use crate::config;
 const LAST_TASKS: Duration = Duration::from_millis(100);
 
 /// Runs until SIGTERM or SIGINT; then the listeners close, and what is under way may end. A second one ends relay
-/// at once.
+/// at once, behind the audit's last anchor.
 ///
 /// # Errors
 /// Invalid configuration (exit code 3); whatever cannot be opened or bound.
@@ -45,10 +45,12 @@ pub fn run(context: &mut Context, file: &Path, accept_older_store: bool) -> Resu
         }
         tracing::info!("relay stops: no new connections, what is under way may end");
         notify.stopping();
+        let last_word = running.last_word();
         tokio::select! {
             () = running.stop() => Ok(()),
             () = watched(&notify, || true) => Ok(()),
             _ = process::asked_to_stop() => {
+                last_word.say().await;
                 Err(Failure::failed("told to stop a second time: what was under way is cut"))
             }
         }

@@ -379,6 +379,8 @@ impl<'a> Written<'a> {
                 Some(Kind::Scalar | Kind::Compound) => {}
                 // People choose the names here.
                 None if shape.keys.is_empty() => {}
+                // A key without a byte is what the parser makes of a broken line, which is told of already.
+                None if key.is_empty() && matches!(&place, Place::Bytes(span) if span.is_empty()) => {}
                 None => {
                     mask_all(&mut self.findings, value);
                     let (end, fix) = keys::meant(table.pattern, key);

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use super::{STORE_WIDE, SealError};
 use crate::kms::cached::DataKeys;
-use crate::store::moving::Records;
+use crate::store::moving::{KeyRow, Records};
 
 /// What the store knows of its audit: who writes one, and the newest anchor of a relay that had no name for it.
 const AUDIT: [&str; 2] = ["audit-replicas", "audit-anchor"];
@@ -18,6 +20,14 @@ const ANCHOR: &str = "anchor/";
 /// gone or cut.
 pub fn travels(name: &str) -> bool {
     STORE_WIDE.contains(&name) || AUDIT.contains(&name) || name.starts_with(ANCHOR)
+}
+
+/// A key of an export that the configured KMS keys do not open.
+#[derive(Debug, thiserror::Error)]
+#[error("{which}: {why}")]
+pub struct Unopened {
+    which: String,
+    why: SealError,
 }
 
 /// Tries the configured KMS keys on what an export holds.
@@ -37,18 +47,29 @@ impl<'a> KeyCheck<'a> {
     /// are only asked who wrapped them.
     ///
     /// # Errors
-    /// `Keys`, for the first that does not open.
-    pub async fn look(&mut self, records: &Records) -> Result<(), SealError> {
+    /// For the first that does not open: which one it is, and why.
+    pub async fn look(&mut self, records: &Records) -> Result<(), Unopened> {
         for (name, wrapped) in records.metas.iter().filter(|(name, _)| STORE_WIDE.contains(&name.as_str())) {
-            self.keys.named(name, Some(wrapped)).await?;
+            let opened = self.keys.named(name, Some(wrapped)).await;
+            opened
+                .map_err(|why| Unopened { which: format!("the store-wide key {name}"), why: why.into() })?;
         }
         for key in &records.keys {
-            let by = self.keys.wrapped_by(&key.wrapped)?;
-            let place = (by.place, by.version);
-            if !self.tried.contains(&place) {
-                self.keys.open_once(&key.customer, key.id, &key.wrapped).await?;
-                self.tried.insert(place);
-            }
+            let id = Uuid::from_bytes(*key.id.as_bytes());
+            self.try_one(key).await.map_err(|why| Unopened {
+                which: format!("data key {id} of customer {:?}", key.customer.as_str()),
+                why,
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn try_one(&mut self, key: &KeyRow) -> Result<(), SealError> {
+        let by = self.keys.wrapped_by(&key.wrapped)?;
+        let place = (by.place, by.version);
+        if !self.tried.contains(&place) {
+            self.keys.open_once(&key.customer, key.id, &key.wrapped).await?;
+            self.tried.insert(place);
         }
         Ok(())
     }

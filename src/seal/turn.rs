@@ -40,13 +40,17 @@ impl Sealer {
     pub async fn turn(&self, name: String, lasts: Duration) -> Result<Option<Turn>, StoreError> {
         let (store, holder) = (self.store.clone(), Uuid::new_v4());
         let held = Arc::new(Held { store, name, holder, lasts, is_lost: AtomicBool::new(false) });
-        let begun = Instant::now();
-        if !held.take().await? {
-            return Ok(None);
-        }
-        let control = Handle::current();
-        let keeping = Some(control.spawn(keep(held.clone(), begun)));
-        Ok(Some(Turn { held, keeping, control }))
+        // A task of its own: whoever is stopped while the store is asked leaves a turn that ends with its drop here.
+        let taking = Handle::current().spawn(async move {
+            let begun = Instant::now();
+            if !held.take().await? {
+                return Ok(None);
+            }
+            let control = Handle::current();
+            let keeping = Some(control.spawn(keep(held.clone(), begun)));
+            Ok(Some(Turn { held, keeping, control }))
+        });
+        taking.await.unwrap_or_else(|_| Err(StoreError::Unavailable("its task was stopped".into())))
     }
 }
 
@@ -58,7 +62,8 @@ impl Turn {
 
     /// Ends it, and waits until the store knows.
     pub async fn end(mut self) {
-        give_back(self.held.clone(), self.keeping.take()).await;
+        // Goes on where its caller is stopped.
+        let _ = self.control.spawn(give_back(self.held.clone(), self.keeping.take())).await;
     }
 }
 

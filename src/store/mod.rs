@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::model::{Customer, DataKeyId, SecretId};
 
-pub use upkeep::{Forgotten, Past, Upkeep};
+pub use upkeep::{Forgotten, Info, Past, Upkeep};
 
 /// One secret as stored: its authenticated head and the sealed bytes of its current version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +147,12 @@ pub trait Store: Send + Sync {
     fn feed(&self) -> watch::Receiver<Feed> {
         // An engine that one process opens tells every change itself.
         watch::Sender::new(Feed::Live).subscribe()
+    }
+
+    /// How many words of its change feed were not understood since it was opened. Each makes whoever caches forget
+    /// everything, as anything may have been meant.
+    fn unclear_notes(&self) -> u64 {
+        0
     }
 }
 

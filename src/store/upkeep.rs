@@ -31,6 +31,25 @@ pub struct Forgotten {
     pub secrets: u64,
 }
 
+/// What a store says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// The engine's name, as in `[store] engine`.
+    pub engine: &'static str,
+    /// The version of its layout.
+    pub format: u32,
+    /// Customers that have an active data key.
+    pub customers: u64,
+    /// Data keys, active or not.
+    pub data_keys: u64,
+    /// Secrets, whatever their state.
+    pub secrets: u64,
+    /// What it takes on the disk, if it has one.
+    pub bytes: Option<u64>,
+    /// Whether a write that needs space would be taken now.
+    pub writable: bool,
+}
+
 /// The part of a [`super::Store`] that rotation, forgetting and erasing work with.
 pub trait Upkeep: Send + Sync {
     /// Up to `limit` customers that have an active data key, behind `after`, in an order of the engine's own
@@ -92,6 +111,9 @@ pub trait Upkeep: Send + Sync {
     /// A number that grows with every write and is durable when it is told: a store that tells a lower one
     /// than before is an older copy.
     fn generation(&self) -> Call<'_, u64>;
+
+    /// What the store is, and how much is in it. Counted for each call: it may take its time.
+    fn info(&self) -> Call<'_, Info>;
 
     /// What export and import work with.
     fn moving(&self) -> &dyn Moving;

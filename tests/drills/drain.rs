@@ -49,13 +49,14 @@ pub fn run(plan: &Plan) -> Figure {
             stages[leaving].start();
             plan.say(&format!("round {round}: ended after {:.1} s", told.elapsed().as_secs_f64()));
         }
-        over.store(true, Ordering::Relaxed);
+        seen.end(&over);
     });
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let (answered, failed, refused) = (count(&seen.answered), count(&seen.failed), count(&seen.refused));
     let (all, truncated) = (count(&seen.streams), count(&seen.truncated));
     let result = format!(
-        "answered={answered} failed={failed} refused={refused} streams={all} truncated={truncated} closed_ms={} ended_s={:.2} goaway={goaways}",
+        "offered={} answered={answered} failed={failed} refused={refused} streams={all} truncated={truncated} closed_ms={} ended_s={:.2} goaway={goaways}",
+        count(&seen.offered),
         closed.as_millis(),
         ended.as_secs_f64(),
     );
@@ -63,7 +64,7 @@ pub fn run(plan: &Plan) -> Figure {
         && refused == 0
         && truncated == 0
         && all > 0
-        && answered > rounds * PER_SECOND / 2
+        && seen.kept_up()
         && closed <= Duration::from_millis(100)
         && ended <= GRACE + Duration::from_secs(1)
         && goaways == rounds;

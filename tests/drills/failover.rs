@@ -2,8 +2,11 @@
 //! there twice, warm requests notice nothing, and writes go on by themselves.
 //!
 //! Two relays with both hosts in their URL. The standby is synchronous; once it is promoted, it demands no standby until
-//! the dead primary was built anew as one. Each round one relay writes through its admin API while both serve, and
-//! then every acknowledged secret is asked for on both.
+//! the dead primary was built anew as one. Each round both relays write through their admin API while both serve, and
+//! then every acknowledged secret is asked for on both. What is refused, or of which nobody knows whether it was
+//! written, is tried again on the other relay with the same `Idempotency-Key` until it is acknowledged: so that in
+//! the end the store holds as many secrets as were acknowledged, and each one more is there twice. That this
+//! counts is shown by one that is written again without a key.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,6 +25,8 @@ use crate::stage::{Stage, integration};
 
 /// How soon after the promotion a write must be acknowledged.
 const WRITES_BACK: Duration = Duration::from_secs(10);
+/// How long a write is tried at all.
+const GIVEN_UP: Duration = Duration::from_secs(30);
 /// How long writes and reads go on before the kill.
 const CALM: Duration = Duration::from_millis(800);
 /// Warm secrets that are asked for without end.
@@ -48,9 +53,9 @@ pub fn run(plan: &Plan) -> Figure {
     let files = TempDir::new().unwrap();
     let stages = replicas(plan, &vendor, &files, &[&primary, &standby], &database.name);
     let token = stages[0].token("acme");
-    let warm: Vec<String> = (0..WARM).map(|_| add(&stages[0], &known).expect("a write")).collect();
+    let warm: Vec<String> = (0..WARM).map(|_| New::of().add(&stages[0], &known).expect("a write")).collect();
 
-    let (mut lost, mut back) = (0, Vec::new());
+    let (mut lost, mut back, again) = (0, Vec::new(), AtomicU64::new(0));
     let failed = Arc::new(AtomicU64::new(0));
     let served = Arc::new(AtomicU64::new(0));
     for round in 0..rounds {
@@ -61,14 +66,11 @@ pub fn run(plan: &Plan) -> Figure {
                 let (failed, served) = (failed.clone(), served.clone());
                 scope.spawn(move || ask_without_end(stage, warm, token, over, (&failed, &served)));
             }
-            for stage in &stages {
-                let (known, over) = (&known, &over);
+            for first in 0..stages.len() {
+                let (stages, known, over, again) = (&stages, &known, &over, &again);
                 scope.spawn(move || {
                     while !over.load(Ordering::Relaxed) {
-                        // Refused or unknown: only what is acknowledged counts.
-                        if add(stage, known).is_none() {
-                            std::thread::sleep(Duration::from_millis(20));
-                        }
+                        write_until_acknowledged(stages, first, known, again);
                     }
                 });
             }
@@ -95,18 +97,23 @@ pub fn run(plan: &Plan) -> Figure {
     }
     let acknowledged = known.lock().unwrap().len();
     let owner = primary.named(&database.name);
-    let count = |sql: &str| owner.sql_as(OWNER, sql).parse::<usize>().unwrap();
-    let rows = count("SELECT count(*) FROM relay.secrets");
-    let labels =
-        count("SELECT count(*) FROM (SELECT id FROM relay.secrets GROUP BY id HAVING count(*) > 1) d");
+    let rows = || owner.sql_as(OWNER, "SELECT count(*) FROM relay.secrets").parse::<usize>().unwrap();
+    let there = rows();
+    let new = New::of();
+    let both = [new.add(&stages[0], &known), new.without_key().add(&stages[1], &Known::default())];
+    let counts = both.iter().all(Option::is_some)
+        && rows().checked_sub(known.lock().unwrap().len()) == there.checked_sub(acknowledged).map(|n| n + 1);
     let slowest = back.iter().copied().max().unwrap_or(Duration::MAX);
-    let failed = failed.load(Ordering::Relaxed);
+    let (failed, again) = (failed.load(Ordering::Relaxed), again.into_inner());
     let result = format!(
-        "acknowledged={acknowledged} rows={rows} lost={lost} twice={labels} warm={} warm_errors={failed} writes_back_s={:.1}",
+        "acknowledged={acknowledged} tried_again={again} rows={there} lost={lost} twice={} twice_is_seen={} warm={} warm_errors={failed} writes_back_s={:.1}",
+        there.saturating_sub(acknowledged),
+        if counts { "yes" } else { "no" },
         served.load(Ordering::Relaxed),
         slowest.as_secs_f64()
     );
-    let kept = lost == 0 && labels == 0 && failed == 0 && slowest <= WRITES_BACK && rows >= acknowledged;
+    let once = there == acknowledged && counts && again > 0;
+    let kept = lost == 0 && once && failed == 0 && slowest <= WRITES_BACK;
     Figure { n: rounds, result, kept }
 }
 
@@ -151,26 +158,59 @@ fn replicas(
     stages
 }
 
-/// Adds a secret; its UUID if that was acknowledged.
-fn add(stage: &Stage, known: &Known) -> Option<String> {
-    let credential = format!("sk-{}", uuid::Uuid::new_v4().simple());
-    let body = json!({ "customer": "acme", "integration": "vendor", "fields": { "token": credential } });
-    let mut client = Client::connect(stage.admin, Arc::default());
-    let bearer = format!("Bearer {}", stage.admin_token());
-    let answer =
-        client.request("POST", "/v1/secrets", &[("authorization", &bearer)], body.to_string().as_bytes());
-    if answer.status != 201 || answer.cut {
-        return None;
+/// A secret to be written.
+struct New {
+    key: Option<String>,
+    credential: String,
+}
+
+impl New {
+    fn of() -> Self {
+        let unique = || uuid::Uuid::new_v4().simple();
+        Self { key: Some(unique().to_string()), credential: format!("sk-{}", unique()) }
     }
-    let id = answer.json()["id"].as_str()?.to_owned();
-    known.lock().unwrap().insert(id.clone(), credential);
-    Some(id)
+
+    /// The same once more, by somebody who does not say that it is the same.
+    fn without_key(&self) -> Self {
+        Self { key: None, credential: self.credential.clone() }
+    }
+
+    /// Adds it; its UUID if that was acknowledged.
+    fn add(&self, stage: &Stage, known: &Known) -> Option<String> {
+        let body =
+            json!({ "customer": "acme", "integration": "vendor", "fields": { "token": self.credential } });
+        let mut client = Client::connect(stage.admin, Arc::default());
+        let bearer = format!("Bearer {}", stage.admin_token());
+        let mut fields = vec![("authorization", bearer.as_str())];
+        fields.extend(self.key.iter().map(|key| ("idempotency-key", key.as_str())));
+        let answer = client.request("POST", "/v1/secrets", &fields, body.to_string().as_bytes());
+        if answer.status != 201 || answer.cut {
+            return None;
+        }
+        let id = answer.json()["id"].as_str()?.to_owned();
+        known.lock().unwrap().insert(id.clone(), self.credential.clone());
+        Some(id)
+    }
+}
+
+/// Tries one relay after the other, until one says that it is stored.
+fn write_until_acknowledged(stages: &[Stage], first: usize, known: &Known, again: &AtomicU64) {
+    let (new, begun) = (New::of(), Instant::now());
+    for stage in stages.iter().cycle().skip(first) {
+        if new.add(stage, known).is_some() {
+            return;
+        }
+        assert!(begun.elapsed() < GIVEN_UP, "a write is not acknowledged");
+        again.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// How long after the promotion a write was acknowledged on every relay.
 fn write_again(stages: &[Stage], known: &Known, promoted: Instant) -> Duration {
     for stage in stages {
-        while add(stage, known).is_none() && promoted.elapsed() < 3 * WRITES_BACK {
+        let new = New::of();
+        while new.add(stage, known).is_none() && promoted.elapsed() < GIVEN_UP {
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -5,14 +5,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::rig::vendor::{self, Vendor};
 use crate::stage::{Stage, integration};
 
-/// Connections, each with a thread of its own.
-const CLIENTS: u64 = 20;
+/// Connections, each with a thread of its own: many enough that one that waits for an answer does not hold up the rate.
+const CLIENTS: u64 = 60;
 const TICK: Duration = Duration::from_millis(50);
 
 /// One replica as apps know it.
@@ -31,6 +32,9 @@ pub struct Balancer {
 /// What came of it.
 #[derive(Default)]
 pub struct Seen {
+    ended: OnceLock<Instant>,
+    /// Requests that were due, whether or not a connection was free to send them.
+    pub offered: AtomicU64,
     pub answered: AtomicU64,
     pub failed: AtomicU64,
     pub refused: AtomicU64,
@@ -70,6 +74,21 @@ pub fn replica(relay: &std::path::Path, vendor: &Vendor) -> (Stage, Replica) {
     (stage, replica)
 }
 
+impl Seen {
+    /// Ends the load; what is due later was not offered.
+    pub fn end(&self, over: &AtomicBool) {
+        self.ended.get_or_init(Instant::now);
+        over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nearly all that was offered was also sent and answered.
+    pub fn kept_up(&self) -> bool {
+        let (offered, answered) =
+            (self.offered.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed));
+        offered > 0 && answered * 100 >= offered * 98
+    }
+}
+
 impl Balancer {
     fn connect(&self, seen: &Seen) -> (TcpStream, &Replica) {
         loop {
@@ -90,9 +109,10 @@ impl Balancer {
 
     /// So many requests per second and so many streams at once, until `over`.
     pub fn load(&self, per_second: u64, streams: u64, over: &AtomicBool, seen: &Seen) {
+        let begun = Instant::now();
         std::thread::scope(|scope| {
             for number in 0..CLIENTS {
-                scope.spawn(move || self.client(number, per_second, over, seen));
+                scope.spawn(move || self.client(number, (begun, per_second), over, seen));
             }
             for _ in 0..streams {
                 scope.spawn(move || {
@@ -106,15 +126,18 @@ impl Balancer {
         });
     }
 
-    fn client(&self, client: u64, per_second: u64, over: &AtomicBool, seen: &Seen) {
-        let begun = Instant::now();
+    fn client(&self, client: u64, (begun, per_second): (Instant, u64), over: &AtomicBool, seen: &Seen) {
+        let due = |number: u64| begun + Duration::from_micros(number * 1_000_000 / per_second);
         let mut line = None;
         for number in (client..).step_by(CLIENTS as usize) {
+            std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
             if over.load(Ordering::Relaxed) {
+                let end = seen.ended.get().copied().unwrap_or(begun);
+                let unsent = (number..).step_by(CLIENTS as usize).take_while(|number| due(*number) < end);
+                seen.offered.fetch_add(unsent.count() as u64, Ordering::Relaxed);
                 return;
             }
-            let due = begun + Duration::from_micros(number * 1_000_000 / per_second);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            seen.offered.fetch_add(1, Ordering::Relaxed);
             let (mut stream, replica): (TcpStream, &Replica) =
                 line.take().unwrap_or_else(|| self.connect(seen));
             match exchange(&mut stream, replica) {

@@ -63,6 +63,16 @@ fn usable(text: &str, pairs: &[(&str, &str)]) -> Config {
 }
 
 #[test]
+fn a_line_that_is_no_toml_is_one_finding_and_an_empty_key_in_quotes_is_one_too() {
+    let found = errors(&format!("{GOOD}[[[integrations]]]\n"), &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("no valid TOML"), "{found:?}");
+    let found = errors(&format!("\"\" = 1\n{GOOD}"), &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("unknown key \"\" in relay.toml"), "{found:?}");
+}
+
+#[test]
 fn a_good_file_becomes_what_it_says_with_the_defaults_of_the_rest() {
     let config = usable(GOOD, &[]);
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8480");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use relay::app::{Options, start};
+use relay::app::{Options, start, start_with};
 use relay::config::{self, Files};
 use relay::model::{Customer, SecretId};
 use relay::refusal::Code;
@@ -98,6 +98,43 @@ fn a_relay_that_cannot_be_what_it_was_does_not_start_and_says_why() {
         200,
         "with the right key it starts"
     );
+}
+
+/// What a relay left whose audit had no name yet: the same records but for the replicas and the names of their anchors.
+async fn of_a_relay_without_a_name(store: &Memory, with_anchor: bool) -> Arc<Memory> {
+    let earlier = Memory::new();
+    for name in store.upkeep().moving().meta_names().await.unwrap() {
+        let value = store.meta(&name).await.unwrap().unwrap();
+        match name.as_str() {
+            "audit-replicas" => {}
+            anchor if anchor.starts_with("anchor/") => {
+                if with_anchor {
+                    earlier.put_meta("audit-anchor", value).await.unwrap();
+                }
+            }
+            other => earlier.put_meta(other, value).await.unwrap(),
+        }
+    }
+    Arc::new(earlier)
+}
+
+#[test]
+fn the_newest_anchor_of_a_relay_without_a_name_still_shows_that_its_audit_is_gone() {
+    let (mut rig, store) = open_store();
+    rig.stop();
+    std::fs::remove_file(rig.audit_path()).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let starts = |store: Arc<Memory>| {
+        let options = Options { store: Some(store), ..Options::default() };
+        let started = runtime.block_on(start_with(rig.config(), options, runtime.handle().clone()));
+        started.map(|relay| runtime.block_on(relay.stop())).map_err(|error| error.to_string())
+    };
+    let with = runtime.block_on(of_a_relay_without_a_name(&store, true));
+    let why = starts(with.clone()).expect_err("it starts without its audit");
+    assert!(why.contains("the store has an audit with an anchor of"), "{why}");
+    // The control: the same store, which knows of none.
+    let without = runtime.block_on(of_a_relay_without_a_name(&store, false));
+    assert_eq!(starts(without), Ok(()));
 }
 
 /// A rig over a store that the test can write to.

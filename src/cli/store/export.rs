@@ -94,7 +94,7 @@ fn as_json(header: &Header, totals: &Totals, bytes: u64) -> Value {
 }
 
 /// The configuration of a relay that does not run, if there is a file to read.
-fn stopped(environment: &[(String, String)], which: &Which) -> Option<Result<Config, Failure>> {
+pub(super) fn stopped(environment: &[(String, String)], which: &Which) -> Option<Result<Config, Failure>> {
     let file =
         which.config.clone().or_else(|| Path::new("relay.toml").exists().then(|| "relay.toml".into()))?;
     let (config, report) = config::examine_file(&file, environment, Files::Optional);
@@ -103,7 +103,7 @@ fn stopped(environment: &[(String, String)], which: &Which) -> Option<Result<Con
 }
 
 /// The store of a relay that does not run; it is not made if it is not there.
-async fn existing(
+pub(super) async fn existing(
     config: &Config,
     control: &Handle,
 ) -> Result<std::sync::Arc<dyn crate::store::Store>, Failure> {

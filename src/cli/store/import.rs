@@ -54,8 +54,8 @@ pub(super) async fn run(context: &mut Context, asked: Asked<'_>, control: &Handl
         let (mut source, size) = open(asked.file)?;
         let mut check = keys.as_ref().map(KeyCheck::with);
         let mut stream = Stream::of(&mut source, Progress::of(Some(size)), "looking through");
-        while let Some((_, part)) = stream.next(&shown)? {
-            judge(&mut check, &part).await?;
+        while let Some((block, part)) = stream.next(&shown)? {
+            judge(&mut check, block.number, &part).await?;
         }
     }
     let store = open_store(&config.store, control).await.map_err(Failure::failed)?;
@@ -109,11 +109,11 @@ fn open(file: &Path) -> Result<(File, u64), Failure> {
     Ok((source, size))
 }
 
-async fn judge(check: &mut Option<KeyCheck<'_>>, part: &Part) -> Result<(), Failure> {
+async fn judge(check: &mut Option<KeyCheck<'_>>, block: u64, part: &Part) -> Result<(), Failure> {
     let (Some(check), Part::Records(records)) = (check, part) else { return Ok(()) };
     check.look(records).await.map_err(|error| {
         Failure::failed(format!(
-            "the KMS keys of [keys] do not open what the export holds: {error}. Nothing more was written. Name the KMS \
+            "the KMS keys of [keys] do not open what the export holds in block {block}: {error}. Nothing more was written. Name the KMS \
              key that wrapped it in [keys], or in previous; --without-key-check-danger imports it all the same"
         ))
     })
@@ -130,7 +130,7 @@ async fn fill<R: Read>(
     let mut import = Import::new(store, travels, asked.resume);
     let mut told = false;
     while let Some((block, part)) = stream.next(&shown)? {
-        judge(check, &part).await?;
+        judge(check, block.number, &part).await?;
         import.take(&block, part).await.map_err(Failure::failed)?;
         if !told && import.kept() > 0 {
             context.say(&format!("goes on behind block {} of the export", import.kept()));

@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod info;
 mod migrate;
 mod progress;
 mod save;
@@ -12,7 +13,7 @@ use clap::Subcommand;
 
 use super::exit::Failure;
 use super::target::Which;
-use super::{Context, process};
+use super::{Context, Format, process};
 
 /// Works on the store as a whole.
 #[derive(Debug, Subcommand)]
@@ -42,6 +43,16 @@ pub(super) enum Command {
         #[arg(long)]
         without_key_check_danger: bool,
     },
+    /// Says what the store is and how much is in it: relay store info --json
+    ///
+    /// Beside a running relay it asks that one; else it opens the store itself.
+    Info {
+        /// The same as --format json
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        which: Which,
+    },
     /// Makes the schema in PostgreSQL, or brings it up to date: relay store migrate --serving-role relay
     Migrate {
         /// The configuration; its [store] url names the owner of the database, by RELAY__STORE__URL for this once
@@ -67,6 +78,12 @@ pub(super) fn run(context: &mut Context, command: Command) -> Result<(), Failure
             Command::Import { file, config, resume, without_key_check_danger } => {
                 let asked = import::Asked { file: &file, config: &config, resume, without_key_check_danger };
                 import::run(context, asked, &handle).await
+            }
+            Command::Info { json, which } => {
+                if json {
+                    context.format = Format::Json;
+                }
+                info::run(context, &which, &handle).await
             }
             Command::Migrate { config, serving_role } => {
                 migrate::run(context, &config, serving_role.as_deref()).await

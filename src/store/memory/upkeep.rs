@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Kept, Memory};
 use crate::model::{Customer, DataKeyId, SecretId};
 use crate::store::moving::Moving;
-use crate::store::{Call, Change, Forgotten, Past, StoreError, Upkeep};
+use crate::store::{Call, Change, Forgotten, Info, Past, StoreError, Upkeep};
 
 impl Upkeep for Memory {
     fn customers<'a>(&'a self, after: Option<&'a Customer>, limit: usize) -> Call<'a, Vec<Customer>> {
@@ -172,6 +172,22 @@ impl Upkeep for Memory {
 
     fn generation(&self) -> Call<'_, u64> {
         Box::pin(async move { Ok(self.held().generation) })
+    }
+
+    fn info(&self) -> Call<'_, Info> {
+        Box::pin(async move {
+            let held = self.held();
+            let each = || held.customers.values();
+            Ok(Info {
+                engine: "memory",
+                format: 1,
+                customers: each().filter(|theirs| theirs.active.is_some()).count() as u64,
+                data_keys: each().map(|theirs| theirs.data_keys.len() as u64).sum(),
+                secrets: each().map(|theirs| theirs.secrets.len() as u64).sum(),
+                bytes: None,
+                writable: true,
+            })
+        })
     }
 
     fn moving(&self) -> &dyn Moving {

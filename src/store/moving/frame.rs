@@ -63,6 +63,18 @@ pub enum StreamError {
     /// The checks fit, and no relay writes such a block.
     #[error("block {0} of the export is none that relay writes: {1}")]
     Malformed(u64, &'static str),
+    /// The same, of one of its records.
+    #[error("record {record} in block {block} of the export{of} is none that relay writes: {why}")]
+    Record {
+        /// Which block.
+        block: u64,
+        /// Which of its records, from 1.
+        record: u64,
+        /// Of which customer, or behind whose, as far as that can be read.
+        of: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
 }
 
 /// Writes the frame.

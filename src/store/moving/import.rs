@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::frame::{Block, Check, StreamError};
 use super::record::{Header, Part};
 use super::{Export, IMPORT, Load, Records, Totals, Travels};
+use crate::model::{Customer, SecretId};
 use crate::store::{Store, StoreError};
 
 /// Why a stream does not become a store.
@@ -24,11 +25,25 @@ pub enum ImportError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Somebody wrote to the store, or the stream names one secret twice.
+    /// The stream names a secret that is there already.
     #[error(
-        "a block could not be written: the export names a secret twice, or something else writes to this store. Stop that, and begin again with an empty store"
+        "block {block} of the export names secret {id} of customer {customer:?}, which the store has by now, of customer {owner:?}: the export names it twice, or something else writes to this store. Begin again with an empty store"
     )]
-    Conflict,
+    Twice {
+        /// Which block.
+        block: u64,
+        /// Which secret.
+        id: Uuid,
+        /// Whose it is in the block.
+        customer: String,
+        /// Whose it is in the store.
+        owner: String,
+    },
+    /// Somebody wrote to the store.
+    #[error(
+        "block {0} of the export could not be written: something else writes to this store. Stop that, and begin again with an empty store"
+    )]
+    Conflict(u64),
     /// It holds something.
     #[error(
         "the store is not new: it holds {0}. An import goes into an empty one, so that nothing is mixed up or overwritten"
@@ -232,12 +247,30 @@ impl Import {
         generation: Option<u64>,
     ) -> Result<(), ImportError> {
         let stored = progress.stored();
+        let named: Vec<(Customer, SecretId)> =
+            records.secrets.iter().map(|(row, _)| (row.customer.clone(), row.id)).collect();
         let load = Load { expected: self.standing.take(), progress: stored.clone(), records, generation };
-        self.store.upkeep().moving().take(load).await.map_err(|error| match error {
-            StoreError::Conflict => ImportError::Conflict,
-            other => ImportError::Store(other),
-        })?;
+        match self.store.upkeep().moving().take(load).await {
+            Ok(()) => {}
+            Err(StoreError::Conflict) => return Err(self.twice(progress.blocks, named).await),
+            Err(other) => return Err(other.into()),
+        }
         self.standing = Some(stored);
         Ok(())
+    }
+
+    /// Which of the secrets of a block is there already.
+    async fn twice(&self, block: u64, named: Vec<(Customer, SecretId)>) -> ImportError {
+        for (customer, id) in named {
+            if let Ok(Some(owner)) = self.store.owner(id).await {
+                return ImportError::Twice {
+                    block,
+                    id: Uuid::from_bytes(*id.as_bytes()),
+                    customer: customer.as_str().to_owned(),
+                    owner: owner.as_str().to_owned(),
+                };
+            }
+        }
+        ImportError::Conflict(block)
     }
 }

@@ -47,7 +47,7 @@ impl Part {
     /// Reads a block. Nothing of it is proven by that.
     ///
     /// # Errors
-    /// [`StreamError::Malformed`] for what no relay writes.
+    /// [`StreamError::Malformed`] or [`StreamError::Record`] for what no relay writes.
     pub fn read(block: &Block) -> Result<Self, StreamError> {
         let malformed = |why| StreamError::Malformed(block.number, why);
         if (block.number == 1) != (block.kind == Kind::Header) {
@@ -56,7 +56,7 @@ impl Part {
         let from = Reader(block.payload.clone());
         match block.kind {
             Kind::Header => header(from).map(Self::Header),
-            Kind::Records => records(from).map(Self::Records),
+            Kind::Records => return records(from, block.number).map(Self::Records),
             Kind::End => totals(from).map(Self::End),
         }
         .map_err(malformed)
@@ -159,42 +159,70 @@ fn totals(mut from: Reader) -> Read<Totals> {
     Ok(totals)
 }
 
-fn records(mut from: Reader) -> Read<Records> {
-    let mut records = Records::default();
-    // A key may come twice: it was wrapped anew, or replaced, while the export went on. The last one holds.
-    let mut keys: BTreeMap<(Customer, DataKeyId), (bool, Bytes)> = BTreeMap::new();
-    let mut active: BTreeMap<Customer, DataKeyId> = BTreeMap::new();
-    let mut ids = BTreeSet::new();
+fn records(mut from: Reader, block: u64) -> Result<Records, StreamError> {
+    let (mut sorted, mut record) = (Sorted::default(), 0);
     while !from.0.is_empty() {
+        record += 1;
+        let whose = whose(&from);
+        sorted.take(&mut from).map_err(|why| {
+            let of = whose.map(|customer| format!(", of customer {:?},", customer.as_str()));
+            StreamError::Record { block, record, of: of.unwrap_or_default(), why }
+        })?;
+    }
+    Ok(sorted.end())
+}
+
+/// Whose the next record is, if it is a customer's and that can be read.
+fn whose(from: &Reader) -> Option<Customer> {
+    let mut from = Reader(from.0.clone());
+    matches!(from.byte(), Ok(KEY | SECRET | PAST)).then(|| from.customer().ok()).flatten()
+}
+
+/// A block's records, by kind.
+#[derive(Default)]
+struct Sorted {
+    records: Records,
+    /// A key may come twice: it was wrapped anew, or replaced, while the export went on. The last one holds.
+    keys: BTreeMap<(Customer, DataKeyId), (bool, Bytes)>,
+    active: BTreeMap<Customer, DataKeyId>,
+    ids: BTreeSet<SecretId>,
+}
+
+impl Sorted {
+    fn take(&mut self, from: &mut Reader) -> Read<()> {
         match from.byte()? {
-            META => records.metas.push((from.text()?, from.bytes()?)),
+            META => self.records.metas.push((from.text()?, from.bytes()?)),
             KEY => {
                 let (customer, id) = (from.customer()?, DataKeyId::from_bytes(from.array()?));
                 if from.flag()? {
-                    active.insert(customer.clone(), id);
+                    self.active.insert(customer.clone(), id);
                 }
-                keys.insert((customer, id), (false, from.bytes()?));
+                self.keys.insert((customer, id), (false, from.bytes()?));
             }
             SECRET => {
                 let (row, used) = from.secret()?;
-                if !ids.insert(row.id) {
+                if !self.ids.insert(row.id) {
                     return Err("a secret stands in it twice");
                 }
-                records.secrets.push((row, used));
+                self.records.secrets.push((row, used));
             }
-            PAST => records.past.push(from.past()?),
+            PAST => self.records.past.push(from.past()?),
             _ => return Err("a record's kind is none"),
         }
+        Ok(())
     }
-    for (customer, id) in active {
-        if let Some((active, _)) = keys.get_mut(&(customer, id)) {
-            *active = true;
+
+    fn end(self) -> Records {
+        let Self { mut records, mut keys, active, .. } = self;
+        for (customer, id) in active {
+            if let Some((active, _)) = keys.get_mut(&(customer, id)) {
+                *active = true;
+            }
         }
+        let row = |((customer, id), (active, wrapped))| KeyRow { customer, id, active, wrapped };
+        records.keys = keys.into_iter().map(row).collect();
+        records
     }
-    let keys = keys.into_iter();
-    records.keys =
-        keys.map(|((customer, id), (active, wrapped))| KeyRow { customer, id, active, wrapped }).collect();
-    Ok(records)
 }
 
 /// Takes a payload apart from its front. No input can make it panic, or make room for more than there is.

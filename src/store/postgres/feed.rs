@@ -5,6 +5,7 @@
 //! hear; where that does not come back, the feed is deaf. What must never enter: a row.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -124,5 +125,9 @@ fn hear(inner: &Inner, text: &str) {
         (Some(writer), Note::Change(_)) if writer == inner.writer() => {}
         (_, Note::Change(change)) => inner.tell(change),
         (_, Note::Beat) => {}
+        (_, Note::Unclear) => {
+            inner.unclear.fetch_add(1, Ordering::Relaxed);
+            inner.tell(Change::Everything);
+        }
     }
 }

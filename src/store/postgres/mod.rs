@@ -15,6 +15,7 @@ mod sessions;
 mod upkeep;
 mod way;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ impl Postgres {
             feed: broadcast::Sender::new(FEED),
             standing: watch::Sender::new(Feed::Deaf),
             writer: Mutex::new(Uuid::new_v4()),
+            unclear: AtomicU64::new(0),
         });
         let (opening, following) = (Arc::clone(&inner), Arc::clone(&inner));
         let opened = control.spawn(async move { opening.begin().await }).await;
@@ -120,6 +122,8 @@ struct Inner {
     /// Who this store is in its notes. What it wrote itself is told when it is acknowledged, and its notes are not
     /// heard a second time; after a write of which nobody knows whether it was done it is somebody else.
     writer: Mutex<Uuid>,
+    /// Notes that were not understood.
+    unclear: AtomicU64,
 }
 
 /// What a write did: its value, and what others must forget. `None`: nothing was changed.
@@ -300,5 +304,9 @@ impl Store for Postgres {
 
     fn feed(&self) -> watch::Receiver<Feed> {
         self.inner.standing.subscribe()
+    }
+
+    fn unclear_notes(&self) -> u64 {
+        self.inner.unclear.load(Ordering::Relaxed)
     }
 }

@@ -19,6 +19,8 @@ pub(super) enum Note {
     Change(Change),
     /// Nothing but that notes arrive.
     Beat,
+    /// Nothing that this relay understands: it may be anything.
+    Unclear,
 }
 
 /// The text of a change's note.
@@ -38,15 +40,16 @@ pub(super) fn beat(writer: Uuid) -> String {
     format!("1 {writer} beat")
 }
 
-/// Reads a note: who wrote it, and what it says. What it does not understand may be anything, so it is everything.
+/// Reads a note: who wrote it, and what it says.
 pub(super) fn read(text: &str) -> (Option<Uuid>, Note) {
-    let unclear = (None, Note::Change(Change::Everything));
+    let unclear = (None, Note::Unclear);
     let Some((writer, rest)) = text.strip_prefix("1 ").and_then(|rest| rest.split_once(' ')) else {
         return unclear;
     };
     let Ok(writer) = Uuid::try_parse(writer) else { return unclear };
     let note = match rest.split_once(' ') {
         None if rest == "beat" => Some(Note::Beat),
+        None if rest == "everything" => Some(Note::Change(Change::Everything)),
         Some(("keys", customer)) => {
             Customer::parse(customer).ok().map(|customer| Note::Change(Change::DataKeys(customer)))
         }

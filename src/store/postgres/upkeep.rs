@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::fault::{Fault, conflict, damaged};
 use super::rows::{active_id, at_most, bytes, cell, customer, insert_data_key, number, one, uuid};
 use super::sessions::Lent;
-use super::{Inner, Postgres};
+use super::{Inner, Postgres, schema};
 use crate::model::{Customer, DataKeyId, SecretId};
 use crate::store::moving::Moving;
-use crate::store::{Call, Change, Forgotten, Past, Upkeep};
+use crate::store::{Call, Change, Forgotten, Info, Past, Upkeep};
 
 /// Secrets deleted in one write.
 const AT_ONCE: usize = 100;
@@ -166,6 +166,10 @@ impl Upkeep for Postgres {
         })
     }
 
+    fn info(&self) -> Call<'_, Info> {
+        self.call(|inner| async move { info(&inner).await })
+    }
+
     fn moving(&self) -> &dyn Moving {
         self
     }
@@ -224,6 +228,28 @@ async fn note_used(lent: &mut Lent, notes: Vec<(Customer, SecretId, u64)>) -> Re
         ORDER BY s.customer, s.id FOR KEY SHARE OF s \
         ON CONFLICT (customer, id) DO UPDATE SET used_at = greatest(u.used_at, excluded.used_at)";
     lent.execute(sql, &[&customers, &ids, &times]).await.map(drop)
+}
+
+/// Each count is a call of its own, with a call's time.
+async fn info(inner: &Inner) -> Result<Info, Fault> {
+    let one = async |sql| {
+        let row = inner.read().await?.row(sql, &[]).await?;
+        count(cell(&row.ok_or_else(|| damaged("a count has no row"))?, 0)?)
+    };
+    const BYTES: &str = "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c \
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'relay' AND c.relkind = 'r'";
+    const WRITABLE: &str = "SELECT (NOT pg_is_in_recovery() \
+        AND current_setting('transaction_read_only') = 'off' \
+        AND has_table_privilege('relay.secrets', 'INSERT'))::int::bigint";
+    Ok(Info {
+        engine: "postgres",
+        format: schema::VERSION.unsigned_abs(),
+        customers: one("SELECT count(*) FROM relay.customers WHERE active IS NOT NULL").await?,
+        data_keys: one("SELECT count(*) FROM relay.data_keys").await?,
+        secrets: one("SELECT count(*) FROM relay.secrets").await?,
+        bytes: Some(one(BYTES).await?),
+        writable: one(WRITABLE).await? == 1,
+    })
 }
 
 /// Ends what an earlier process began to forget.

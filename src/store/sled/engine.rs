@@ -125,10 +125,20 @@ impl Engine {
         done
     }
 
+    /// Whether the disk has been at one write for too long.
+    pub(super) fn hangs(&self) -> bool {
+        self.pace.hangs()
+    }
+
     /// Whether a write that needs space would find some.
     pub(super) fn has_room(&self) -> Result<bool, StoreError> {
         self.pace.refuse_hung()?;
         folder::has_room(&self.path).map_err(|e| StoreError::Unavailable(e.to_string()))
+    }
+
+    /// What its folder takes on the disk.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        folder::bytes(&self.path).ok()
     }
 
     fn headroom(&self) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -90,7 +90,9 @@ pub enum OpenError {
 
 /// The row that says what this tree is, and the one format there is so far.
 const MARKER: &[u8] = b"relay-store";
-const FORMAT: &[u8] = &[1];
+const FORMAT: &[u8] = &[FORMAT_VERSION];
+/// Its number.
+pub(super) const FORMAT_VERSION: u8 = 1;
 /// The file that says that the marker row was durable once.
 const CREATED: &str = "relay-store";
 /// The ballast's name.
@@ -103,6 +105,8 @@ const HEADROOM: u64 = 8 << 20;
 /// A file of this many bytes is given up when the disk is full, because sled cannot open without space
 /// and would cost the reads too.
 const BALLAST: u64 = 8 << 20;
+/// The unit in which the system tells what a file takes.
+const BLOCK: u64 = 512;
 /// How long a lock may outlive its holder: sled's threads let go of their file late.
 const LOCK_LINGERS: Duration = Duration::from_secs(1);
 
@@ -112,6 +116,16 @@ pub(super) fn open(path: &Path) -> Result<(Db, File), OpenError> {
         Err(OpenError::Full { .. }) if fs::remove_file(path.join(SPARE)).is_ok() => open_once(path),
         other => other,
     }
+}
+
+/// What the folder takes on the disk, its ballast included. Files come and go meanwhile.
+pub(super) fn bytes(path: &Path) -> io::Result<u64> {
+    let mut all = 0;
+    for entry in fs::read_dir(path)?.flatten() {
+        let Ok(about) = entry.metadata() else { continue };
+        all += if about.is_dir() { bytes(&entry.path()).unwrap_or(0) } else { about.blocks() * BLOCK };
+    }
+    Ok(all)
 }
 
 /// Whether there is space for a write. The ballast is not: where it was given up, there must be enough to lay it again.

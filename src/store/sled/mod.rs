@@ -20,11 +20,13 @@ use bytes::Bytes;
 use sled::Batch;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use self::engine::{Engine, Fault, Room};
 use self::rows::Record;
+use self::stopwatch::HUNG_AFTER;
 use super::leases::Leases;
 use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};
 use crate::model::{Customer, DataKeyId, SecretId};
@@ -33,8 +35,12 @@ pub use self::folder::OpenError;
 
 /// How long a read that a request waits for may take.
 const GLANCE: Duration = Duration::from_millis(1500);
-/// How long anything else may take that is one step.
+/// How long anything else may take that is one step, on a disk that is slow.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call is left to end on a disk that hangs: what is in memory is read meanwhile.
+const HUNG_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a call that waits looks whether the disk hangs.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Calls that may be under way at once: each holds a thread, and a disk that hangs lets none of them go.
 const UNDER_WAY: usize = 256;
 
@@ -98,23 +104,48 @@ impl Sled {
             };
             let (engine, control) = (Arc::clone(&self.engine), self.control.clone());
             let working = self.control.spawn(async move {
+                let worked = Arc::clone(&engine);
                 let done = control.spawn_blocking(move || {
                     let _place = place;
-                    work(&engine)
+                    work(&worked)
                 });
-                match most {
-                    Some(most) => timeout(most, done).await.unwrap_or_else(|_| Ok(Err(hung(most)))),
-                    None => done.await,
-                }
+                patiently(&engine, most, done).await
             });
-            let stopped = || StoreError::Unavailable("its task was stopped or panicked".into());
-            working.await.and_then(|ended| ended).unwrap_or_else(|_| Err(stopped()))
+            working.await.unwrap_or_else(|_| Err(stopped()))
         })
     }
 }
 
-fn hung(most: Duration) -> StoreError {
-    let ms = most.as_millis();
+/// What `done` ends with, unless the disk hangs, or it took longer than `most`. A disk that is slow ends one write
+/// after the other, and is waited for.
+async fn patiently<T>(
+    engine: &Engine,
+    most: Option<Duration>,
+    mut done: JoinHandle<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let begun = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut done => return ended.unwrap_or_else(|_| Err(stopped())),
+            () = sleep(LOOK_EVERY) => {}
+        }
+        let waited = begun.elapsed();
+        if most.is_some_and(|most| waited >= most) {
+            return Err(hung(waited));
+        }
+        if waited >= HUNG_PATIENCE && engine.hangs() {
+            return Err(hung(HUNG_AFTER));
+        }
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("its task was stopped or panicked".into())
+}
+
+fn hung(silent: Duration) -> StoreError {
+    let ms = silent.as_millis();
     StoreError::Unavailable(format!(
         "the disk has not answered for {ms} ms; whether a write was done is not known"
     ))

@@ -151,6 +151,33 @@ pub(super) fn customers(
     Ok(found)
 }
 
+/// How many records of a kind have their first row among the next `limit` rows behind `after`; the last row's key,
+/// if there may be more.
+pub(super) fn count(
+    tree: &Tree,
+    kind: &Record,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<(u64, Option<Vec<u8>>), Fault> {
+    let from = after.unwrap_or(kind.prefix());
+    let (mut found, mut seen) = (0, 0);
+    for key in tree.range(from..).keys() {
+        let key = key?;
+        if !key.starts_with(kind.prefix()) {
+            break;
+        }
+        if after == Some(key.as_ref()) {
+            continue;
+        }
+        found += u64::from(key.ends_with(&FIRST_PIECE));
+        seen += 1;
+        if seen >= limit {
+            return Ok((found, Some(key.to_vec())));
+        }
+    }
+    Ok((found, None))
+}
+
 /// The customer's data keys, wrapped.
 pub(super) fn data_keys(tree: &Tree, customer: &Customer) -> Result<Vec<(DataKeyId, Bytes)>, Fault> {
     let mut found = Vec::new();

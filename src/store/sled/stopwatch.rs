@@ -1,15 +1,16 @@
 //! How long the disk has been at one write.
 //!
-//! A disk that hangs gives no error, so whoever comes next would wait as well: it is refused at once instead. What
-//! must never enter: a way to end the wait of those who wait already.
+//! A disk that hangs gives no error: whoever waits for it is told, and whoever comes next is refused at once. A disk
+//! that is slow ends one write after the other, and none of them takes that long. What must never enter: a way to
+//! end the write itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::store::StoreError;
 
-/// A disk that takes longer than this for one write hangs.
-const HUNG_AFTER: Duration = Duration::from_millis(1500);
+/// A disk that takes longer than this for one write hangs. Less than a second, so that whoever waits hears within one.
+pub(super) const HUNG_AFTER: Duration = Duration::from_millis(900);
 
 /// The two places where a write waits for the disk. One write at a time is in each.
 pub(super) struct Pace {
@@ -22,9 +23,14 @@ impl Pace {
         Self { applying: Stopwatch::new(), syncing: Stopwatch::new() }
     }
 
+    /// Whether the write under way hangs.
+    pub(super) fn hangs(&self) -> bool {
+        self.applying.exceeds(HUNG_AFTER) || self.syncing.exceeds(HUNG_AFTER)
+    }
+
     /// An error while a write hangs.
     pub(super) fn refuse_hung(&self) -> Result<(), StoreError> {
-        if self.applying.exceeds(HUNG_AFTER) || self.syncing.exceeds(HUNG_AFTER) {
+        if self.hangs() {
             let ms = HUNG_AFTER.as_millis();
             return Err(StoreError::Unavailable(format!("the disk has not answered for {ms} ms")));
         }

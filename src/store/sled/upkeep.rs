@@ -8,14 +8,17 @@ use sled::Batch;
 
 use super::Sled;
 use super::engine::{Engine, Room};
+use super::folder::FORMAT_VERSION;
 use super::past;
 use super::rows::{self, Record, conflict};
 use crate::model::{Customer, DataKeyId, SecretId};
 use crate::store::moving::Moving;
-use crate::store::{Call, Change, Forgotten, Past, StoreError, Upkeep};
+use crate::store::{Call, Change, Forgotten, Info, Past, StoreError, Upkeep};
 
 /// Secrets deleted in one write.
 const AT_ONCE: usize = 100;
+/// Rows counted in one step.
+const COUNTED_AT_ONCE: usize = 10_000;
 
 impl Upkeep for Sled {
     fn customers<'a>(&'a self, after: Option<&'a Customer>, limit: usize) -> Call<'a, Vec<Customer>> {
@@ -161,8 +164,38 @@ impl Upkeep for Sled {
         self.call(|engine| engine.write(Room::Freed, None, |tree| Ok((None, rows::generation(tree)?))))
     }
 
+    fn info(&self) -> Call<'_, Info> {
+        self.walk(info)
+    }
+
     fn moving(&self) -> &dyn Moving {
         self
+    }
+}
+
+fn info(engine: &Engine) -> Result<Info, StoreError> {
+    let [active, heads, keys] = Record::every_holding();
+    Ok(Info {
+        engine: "sled",
+        format: FORMAT_VERSION.into(),
+        customers: counted(engine, &active)?,
+        data_keys: counted(engine, &keys)?,
+        secrets: counted(engine, &heads)?,
+        bytes: engine.bytes(),
+        writable: engine.has_room().unwrap_or(false),
+    })
+}
+
+/// How many records of this kind there are; writes go on between two steps.
+fn counted(engine: &Engine, kind: &Record) -> Result<u64, StoreError> {
+    let (mut after, mut all) = (None, 0);
+    loop {
+        let (some, last) = engine.read(|tree| past::count(tree, kind, after.as_deref(), COUNTED_AT_ONCE))?;
+        all += some;
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(all),
+        }
     }
 }
 

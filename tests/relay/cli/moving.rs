@@ -68,6 +68,33 @@ fn notes(home: &Home, word: &str) -> Vec<(String, String)> {
 }
 
 #[test]
+fn store_info_tells_the_same_of_a_running_relay_and_of_its_store_alone() {
+    let mut home = Home::new();
+    home.run();
+    stock(&home);
+    let counted = |home: &Home| -> Value {
+        let told: Value = serde_json::from_str(&home.ok(&["store", "info", "--json"], None)).unwrap();
+        assert_eq!((told["engine"].as_str(), told["format"].as_u64()), (Some("sled"), Some(1)), "{told}");
+        assert_eq!((told["customers"].as_u64(), told["data_keys"].as_u64()), (Some(2), Some(2)), "{told}");
+        assert_eq!((told["secrets"].as_u64(), told["writable"].as_bool()), (Some(3), Some(true)), "{told}");
+        assert!(told["bytes"].as_u64().unwrap() > 64 * 1024, "{told}");
+        told["replicas"].clone()
+    };
+    let running = counted(&home);
+    assert_eq!(running.as_array().unwrap().len(), 1, "{running}");
+    let text = home.ok(&["store", "info"], None);
+    assert!(text.starts_with("engine     sled, format 1\n") && text.contains("\nsecrets    3\n"), "{text}");
+    assert!(!text.contains("acme"), "a customer is named: {text}");
+    assert_eq!(home.terminate(), Some(0));
+    assert_eq!(counted(&home), running);
+    std::fs::remove_dir_all(home.path("relay.db")).unwrap();
+    let gone = home.relay(&["store", "info"], None);
+    assert_eq!(gone.status.code(), Some(5), "{}", err(&gone));
+    assert!(err(&gone).contains("there is no store at"), "{}", err(&gone));
+    assert!(!home.path("relay.db").exists(), "it is not made");
+}
+
+#[test]
 fn a_backup_of_a_running_relay_serves_on_another_machine() {
     let mut home = Home::new();
     home.run();
@@ -267,7 +294,12 @@ fn an_export_that_the_configured_keys_do_not_open_is_refused() {
         let words = [&["store", "import", shown(&whole)], resume].concat();
         let refused = other.relay(&words, None);
         assert_eq!(refused.status.code(), Some(1), "{}", err(&refused));
-        assert!(err(&refused).contains("do not open what the export holds"), "{}", err(&refused));
+        assert!(
+            err(&refused).contains("do not open what the export holds in block 2: "),
+            "{}",
+            err(&refused)
+        );
+        assert!(err(&refused).contains("the store-wide key "), "{}", err(&refused));
         assert!(!other.path("relay.db").exists(), "the store was touched");
     }
     let bytes = std::fs::read(&whole).unwrap();

@@ -127,4 +127,11 @@ fn a_second_signal_ends_relay_at_once() {
     let begun = Instant::now();
     assert_eq!(home.terminate(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // The audit has its end, as behind an orderly stop.
+    let audit = std::fs::read_to_string(home.path("audit.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(audit.lines().last().unwrap()).unwrap();
+    assert_eq!((last["kind"].as_str(), last["why"].as_str()), (Some("anchor"), Some("close")), "{last}");
+    assert!(audit.contains("stop: told twice"), "{audit}");
+    home.run();
+    home.ok(&["audit", "verify"], None);
 }

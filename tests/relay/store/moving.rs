@@ -416,7 +416,14 @@ async fn a_forged_export_is_refused_with_an_error_and_ends_no_import() {
                 import.end(|_| {}).await
             };
             let refused = ended.await.map(drop).map_err(|error| error.to_string());
-            assert!(refused.is_err(), "{name}: {what}");
+            let said = refused.expect_err(&format!("{name}: {what}"));
+            let id = uuid::Uuid::from_bytes([1; 16]).to_string();
+            let named: &[&str] = match what {
+                "a secret twice in a block" => &["record 2 in block 2 of the export, of customer \"acme\","],
+                "a secret twice" | "a secret of two customers" => &["block 3", &id, "\"acme\""],
+                _ => &[],
+            };
+            assert!(named.iter().all(|word| said.contains(word)), "{name}: {what}: {said}");
             let left = Imported::of(&*store).await.unwrap();
             assert!(left.is_none_or(|left| !left.ended), "{name}: {what}");
         }

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use relay::kms::cached::DataKeys;
+use relay::kms::keyring::Keyring;
+use relay::kms::local::Local;
 use relay::model::{DataKeyId, SecretId};
+use relay::seal::Sealer;
 use relay::secret::Secret;
 use relay::store::postgres::{Migrated, OpenError, Postgres, Setup, VERSION, migrate};
 use relay::store::{Change, Expected, Feed, Store, StoreError};
@@ -105,6 +109,101 @@ async fn a_note_that_is_not_understood_makes_caches_forget_everything() {
     database.sql_as(SERVING, &format!("NOTIFY relay_changes, '1 {} beat'", Uuid::new_v4()));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(feed.try_recv(), Err(TryRecvError::Empty), "a beat tells nothing");
+    assert_eq!(store.unclear_notes(), 4, "each is counted, and nothing else is");
+}
+
+#[tokio::test]
+async fn a_turn_whose_asker_was_stopped_while_the_store_was_asked_is_given_back_at_once() {
+    let Some(server) = server().await else { return };
+    let database = server.database();
+    // Shows that the turn was had.
+    database.sql_as(OWNER, "CREATE TABLE relay.seen (); CREATE FUNCTION relay.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN INSERT INTO relay.seen DEFAULT VALUES; RETURN NULL; END $$; CREATE TRIGGER see AFTER INSERT ON relay.leases FOR EACH ROW EXECUTE FUNCTION relay.see()");
+    let store: Arc<dyn Store> = Arc::new(open(&database).await);
+    let ring = Keyring::of(Arc::new(Local::ephemeral()));
+    let keys = Arc::new(DataKeys::new(ring, 9, Handle::current()));
+    let sealer = Sealer::open(store.clone(), keys, Vec::new()).await.unwrap();
+    let long = Duration::from_secs(600);
+    let mut asked = Box::pin(sealer.turn("renew/x".to_owned(), long));
+    assert!(timeout(Duration::from_micros(1), &mut asked).await.is_err(), "it was stopped in time");
+    drop(asked);
+    let begun = Instant::now();
+    while database.sql_as(OWNER, "SELECT count(*) FROM relay.seen") == "0" {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the store was never asked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let begun = Instant::now();
+    while !store.lease("renew/x", Uuid::new_v4(), long).await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "nobody has it, and nobody gets it");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_whose_disk_is_full_is_a_store_that_is_full_and_takes_writes_when_there_is_space() {
+    let Some(server) = server().await else { return };
+    let database = server.database();
+    let store = open(&database).await;
+    let (ours, id) = (customer("acme"), SecretId::random());
+    store.put_secret(row(&ours, id, 1, "one"), Expected::Absent).await.unwrap();
+    database.sql_as(OWNER, "CREATE FUNCTION relay.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$");
+    // In the middle of the transaction, and at its end.
+    for trigger in [
+        "CREATE TRIGGER full BEFORE INSERT OR UPDATE ON relay.secrets FOR EACH ROW",
+        "CREATE CONSTRAINT TRIGGER full AFTER INSERT OR UPDATE ON relay.secrets DEFERRABLE INITIALLY DEFERRED FOR EACH ROW",
+    ] {
+        database
+            .sql_as(OWNER, &format!("{} EXECUTE FUNCTION relay.full()", trigger.replace(" full ", " disk ")));
+        let before = store.upkeep().generation().await.unwrap();
+        let (other, mut feed) = (SecretId::random(), store.changes());
+        let added = store.put_secret(row(&ours, other, 1, "two"), Expected::Absent).await;
+        assert!(matches!(added, Err(StoreError::Full)), "{trigger}: {added:?}");
+        assert_eq!(feed.try_recv(), Err(TryRecvError::Empty), "{trigger}: nothing was written");
+        assert_eq!(store.secret(&ours, other).await.unwrap(), None, "{trigger}");
+        assert_eq!(store.secret(&ours, id).await.unwrap(), Some(row(&ours, id, 1, "one")), "{trigger}");
+        assert_eq!(store.upkeep().generation().await.unwrap(), before, "{trigger}");
+        database.sql_as(OWNER, "DROP TRIGGER disk ON relay.secrets");
+        store.put_secret(row(&ours, other, 1, "two"), Expected::Absent).await.unwrap();
+        assert!(store.remove_secret(&ours, other).await.unwrap(), "{trigger}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_standby_does_not_answer_is_refused_in_time_and_never_acknowledged() {
+    if server().await.is_none() {
+        return;
+    }
+    // Its own: the setting is the whole server's.
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let database = server.database();
+    let store = open(&database).await;
+    let (ours, first, second) = (customer("acme"), SecretId::random(), SecretId::random());
+    store.put_secret(row(&ours, first, 1, "one"), Expected::Absent).await.unwrap();
+    server.set("synchronous_standby_names", "nobody");
+    let begun = Instant::now();
+    while server.sql("postgres", "SHOW synchronous_standby_names") != "nobody" {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the setting is not taken");
+    }
+    // By now it reaches the sessions that there are, too.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    let written = store.put_secret(row(&ours, second, 1, "two"), Expected::Absent).await;
+    assert!(matches!(written, Err(StoreError::Unknown(_))), "{written:?}");
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    // What comes behind it waits for what it holds, and no longer than any call.
+    let begun = Instant::now();
+    let behind = store.put_secret(row(&ours, SecretId::random(), 1, "three"), Expected::Absent).await;
+    assert!(behind.is_err(), "{behind:?}");
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(store.secret(&ours, first).await.unwrap(), Some(row(&ours, first, 1, "one")), "reads go on");
+    server.set("synchronous_standby_names", "");
+    let begun = Instant::now();
+    loop {
+        let row = row(&ours, SecretId::random(), 1, "four");
+        match store.put_secret(row, Expected::Absent).await {
+            Ok(()) => break,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
+        }
+    }
 }
 
 #[tokio::test]
