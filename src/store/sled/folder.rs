@@ -216,7 +216,12 @@ fn await_lock(path: &Path) -> Result<(), OpenError> {
     loop {
         let probe = private(&path.join("db")).map_err(fail)?;
         match rustix::fs::flock(&probe, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return drop_unfinished(path).map_err(fail),
+            Ok(()) => {
+                let dropped = drop_unfinished(path).map_err(fail);
+                // Closing does not do it while a process that was just forked still has the handle too.
+                let freed = rustix::fs::flock(&probe, FlockOperation::Unlock);
+                return dropped.and(freed.map_err(|error| fail(error.into())));
+            }
             Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_LINGERS => {
                 std::thread::sleep(Duration::from_millis(10));
             }
