@@ -276,6 +276,16 @@ impl BuiltIn {
 /// Ports that nobody listens on now.
 pub fn free_ports<const N: usize>() -> [SocketAddr; N] {
     // All are held before any is let go, so that they differ.
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let held = [(); N].map(|()| a_listener());
     held.map(|listener| listener.local_addr().unwrap())
+}
+
+/// On a port below those that Linux gives to outgoing connections: one of them could take a port that is let go.
+fn a_listener() -> TcpListener {
+    loop {
+        let port = 16_000 + (uuid::Uuid::new_v4().as_fields().1 % 16_000);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener;
+        }
+    }
 }
