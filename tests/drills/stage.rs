@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::process::{Process, output};
 use crate::rig::client::{Answer, Client};
+use crate::rig::port;
 
 pub struct Stage {
     pub folder: TempDir,
@@ -276,16 +277,6 @@ impl BuiltIn {
 /// Ports that nobody listens on now.
 pub fn free_ports<const N: usize>() -> [SocketAddr; N] {
     // All are held before any is let go, so that they differ.
-    let held = [(); N].map(|()| a_listener());
+    let held = [(); N].map(|()| port::listener());
     held.map(|listener| listener.local_addr().unwrap())
-}
-
-/// On a port below those that Linux gives to outgoing connections: one of them could take a port that is let go.
-fn a_listener() -> TcpListener {
-    loop {
-        let port = 16_000 + (uuid::Uuid::new_v4().as_fields().1 % 16_000);
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener;
-        }
-    }
 }

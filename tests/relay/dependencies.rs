@@ -26,6 +26,7 @@ use tokio::sync::{broadcast, watch};
 use crate::rig::client::{self, Client};
 use crate::rig::issuer::{Issuer, Says};
 use crate::rig::kms::{Mood, Told};
+use crate::rig::port;
 use crate::rig::vendor::{self, Vendor};
 use crate::rig::{ADMIN_TOKEN, ISSUER, Rig, Settings};
 
@@ -489,7 +490,7 @@ struct Bridge {
 
 impl Bridge {
     fn to(vendor: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = port::listener();
         let port = listener.local_addr().unwrap().port();
         let bridge = Self { port, vendor, listening: Arc::default(), through: Arc::default() };
         bridge.listen(listener);

@@ -16,6 +16,7 @@ pub mod oauth;
 pub mod packing;
 #[cfg(feature = "postgres")]
 pub mod pair;
+pub mod port;
 pub mod postgres;
 pub mod spellings;
 pub mod vendor;

@@ -133,7 +133,7 @@ impl Server {
 
     fn within(folder: TempDir) -> Self {
         let certificates = Certificates::new();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::port::listener().local_addr().unwrap().port();
         let server = Self { folder, port, certificates, holder: None };
         for file in ["server.pem", "server.key"] {
             std::fs::copy(server.certificates.path(file), server.folder.path().join(file)).unwrap();
