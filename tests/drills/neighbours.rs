@@ -145,12 +145,14 @@ impl Busy {
         clients.iter_mut().for_each(|client| client.send(&self.hangs));
         let begun = Instant::now();
         while self.too_busy.load(Ordering::Relaxed) == 0 && begun.elapsed() < Duration::from_secs(30) {
-            // Taken while the share is not full yet, it hangs as well and is given up.
             let mut client = self.connect();
             client.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             client.send(&self.hangs);
             if client.head().0 == 429 {
                 self.too_busy.fetch_add(1, Ordering::Relaxed);
+            } else {
+                // Taken while the share is not full yet, it hangs as well, and fills it.
+                clients.push(client);
             }
         }
         clients
