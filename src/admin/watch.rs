@@ -105,7 +105,7 @@ async fn store(admin: &Admin) -> Option<(State, String)> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", CHECK_TIME.as_secs()),
     };
-    Some((if admin.records.are_lost() { State::StoreLost } else { State::StoreFails }, why))
+    Some((if admin.records.serve_nothing() { State::StoreLost } else { State::StoreFails }, why))
 }
 
 fn show(admin: &Admin, standings: &[KmsKeyStanding]) {

@@ -60,6 +60,8 @@ pub(super) struct Proof {
     /// Until when the feed vouched for all that was at hand.
     live_until: AtomicU64,
     answered_at: AtomicU64,
+    /// When it last answered, whether or not the feed was live.
+    heard_at: AtomicU64,
     /// When the store last failed; 0 is never.
     failed_at: AtomicU64,
 }
@@ -73,6 +75,7 @@ impl Proof {
             since: AtomicU64::new(if feed == Feed::Live { 0 } else { NOTHING }),
             live_until: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
             failed_at: AtomicU64::new(0),
         }
     }
@@ -153,6 +156,7 @@ impl Proof {
 
     /// The store answered.
     pub(super) fn answered(&self) {
+        self.heard_at.store(self.now(), Ordering::Release);
         if self.feed() != Feed::Live {
             self.answered_at.store(self.now(), Ordering::Release);
             self.failed_at.store(0, Ordering::Release);
@@ -164,7 +168,12 @@ impl Proof {
         self.failed_at.store(self.now().max(1), Ordering::Release);
     }
 
-    /// Whether the store has proven nothing for so long that nothing at hand serves.
+    /// Whether nothing at hand serves: nothing was read so late that it would.
+    pub(super) fn serves_nothing(&self) -> bool {
+        self.is_lost() && self.age(self.heard_at.load(Ordering::Acquire)) >= self.bounds.gone
+    }
+
+    /// Whether the store has proven nothing for so long that what is open ends.
     pub(super) fn is_lost(&self) -> bool {
         if self.feed() == Feed::Live {
             return false;
@@ -253,5 +262,18 @@ mod tests {
         assert!(!proof.bridges(0) && !proof.is_lost(), "the store answered later than that");
         pass(&proof, 200);
         assert!(proof.is_lost());
+    }
+    #[test]
+    fn what_was_read_just_before_the_feed_was_lost_serves_longest() {
+        let proof = at(10_000);
+        proof.answered();
+        proof.stands(Feed::Gone);
+        pass(&proof, 5960);
+        assert!(proof.is_lost(), "what is open was vouched for until 50 before");
+        assert_eq!(proof.judge(10_000), Verdict::Serve);
+        assert!(!proof.serves_nothing(), "so that is not said while it serves");
+        pass(&proof, 40);
+        assert_eq!(proof.judge(10_000), Verdict::Ask);
+        assert!(proof.serves_nothing());
     }
 }

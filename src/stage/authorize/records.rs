@@ -227,9 +227,14 @@ impl Records {
         self.inner.proof.feed()
     }
 
-    /// Whether the store has proven nothing for so long that nothing at hand serves.
-    pub fn are_lost(&self) -> bool {
+    /// Whether the store has proven nothing for so long that what is open ends.
+    pub(super) fn are_lost(&self) -> bool {
         self.inner.proof.is_lost()
+    }
+
+    /// Whether it has proven nothing for so long that nothing at hand serves.
+    pub fn serve_nothing(&self) -> bool {
+        self.inner.proof.serves_nothing()
     }
 
     /// Somebody else had an answer from the store.
