@@ -10,13 +10,10 @@ use serde::Serialize;
 use super::Admin;
 use super::door::Denied;
 use super::trace::{About, Made};
-use crate::audit::replica::anchor_name;
+use crate::audit::replica::{REPLICAS, anchor_name};
 use crate::refusal::{Code, Refusal};
 use crate::seal::SealError;
 use crate::store::{Store, StoreError};
-
-/// Where the names of all replicas that ever wrote an audit stand in the store: a JSON list.
-pub const REPLICAS: &str = "audit-replicas";
 
 #[derive(Serialize)]
 pub(super) struct Key {

@@ -44,7 +44,7 @@ use crate::secret::Secret;
 use crate::stage::authorize::records::Records;
 use crate::store::Store;
 
-pub use audit::{REPLICAS, replicas};
+pub use audit::replicas;
 pub use door::Failures;
 pub use reload::{NotReloaded, Pending, Reload, Reloaded};
 pub use store::described;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::admin::{REPLICAS, replicas};
+use crate::admin::replicas;
 use crate::audit::Anchor;
-use crate::audit::replica::NAMELESS_ANCHOR;
+use crate::audit::replica::{NAMELESS_ANCHOR, REPLICAS};
 use crate::store::{Store, StoreError};
 
 /// Replicas start at the same time, and one at a time gets its name in.

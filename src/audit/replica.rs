@@ -21,12 +21,23 @@ pub fn host_name() -> String {
     if name.is_empty() { "relay".to_owned() } else { name }
 }
 
+/// Where the names of all replicas that ever wrote an audit stand in the store: a JSON list.
+pub const REPLICAS: &str = "audit-replicas";
+
+/// How the names begin under which the store keeps replicas' newest anchors.
+const ANCHORS: &str = "anchor/";
+
 /// Where relays kept it that had no name: read by the first one with a name that a store meets.
 pub const NAMELESS_ANCHOR: &str = "audit-anchor";
 
 /// Under which name the store keeps the newest anchor of this replica.
 pub fn anchor_name(replica: &str) -> String {
-    format!("anchor/{replica}")
+    format!("{ANCHORS}{replica}")
+}
+
+/// Whether the store keeps under this name what shows that an audit is gone or cut.
+pub fn is_of_audit(name: &str) -> bool {
+    [REPLICAS, NAMELESS_ANCHOR].contains(&name) || name.starts_with(ANCHORS)
 }
 
 /// Who writes to `sink`: as `given`, else whoever wrote to it before, else `known`, else the machine's own name.

@@ -8,18 +8,14 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::{STORE_WIDE, SealError};
+use crate::audit::replica::is_of_audit;
 use crate::kms::cached::DataKeys;
 use crate::store::moving::{KeyRow, Records};
-
-/// What the store knows of its audit: who writes one, and the newest anchor of a relay that had no name for it.
-const AUDIT: [&str; 2] = ["audit-replicas", "audit-anchor"];
-/// How the names of the others' newest anchors begin.
-const ANCHOR: &str = "anchor/";
 
 /// Whether the store-wide record of this name travels with a store: its wrapped keys, and what shows that an audit is
 /// gone or cut.
 pub fn travels(name: &str) -> bool {
-    STORE_WIDE.contains(&name) || AUDIT.contains(&name) || name.starts_with(ANCHOR)
+    STORE_WIDE.contains(&name) || is_of_audit(name)
 }
 
 /// A key of an export that the configured KMS keys do not open.

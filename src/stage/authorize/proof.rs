@@ -59,6 +59,7 @@ pub(super) struct Proof {
     since: AtomicU64,
     /// Until when the feed vouched for all that was at hand.
     live_until: AtomicU64,
+    /// When the store last answered while the feed was not live.
     answered_at: AtomicU64,
     /// When it last answered, whether or not the feed was live.
     heard_at: AtomicU64,
@@ -108,19 +109,15 @@ impl Proof {
 
     /// Notes how the feed stands from now on. One task only says so.
     pub(super) fn stands(&self, feed: Feed) {
-        match (self.feed() == Feed::Live, feed == Feed::Live) {
-            (true, false) => {
-                // In this order: who sees a feed that is lost, or that nothing holds, sees until when it did.
-                let live_until = self.now().saturating_sub(nanos(self.bounds.noticed));
-                self.live_until.store(live_until, Ordering::Release);
-                self.feed.store(number(feed), Ordering::Release);
-                self.since.store(NOTHING, Ordering::Release);
-            }
-            (false, true) => {
-                self.feed.store(number(feed), Ordering::Release);
-                self.since.store(self.now(), Ordering::Release);
-            }
-            (true, true) | (false, false) => self.feed.store(number(feed), Ordering::Release),
+        let (was_live, is_live) = (self.feed() == Feed::Live, feed == Feed::Live);
+        if was_live && !is_live {
+            // First: who sees a feed that is lost, or that nothing holds, sees until when it did.
+            let live_until = self.now().saturating_sub(nanos(self.bounds.noticed));
+            self.live_until.store(live_until, Ordering::Release);
+        }
+        self.feed.store(number(feed), Ordering::Release);
+        if was_live != is_live {
+            self.since.store(if is_live { self.now() } else { NOTHING }, Ordering::Release);
         }
     }
 
@@ -156,9 +153,10 @@ impl Proof {
 
     /// The store answered.
     pub(super) fn answered(&self) {
-        self.heard_at.store(self.now(), Ordering::Release);
+        let now = self.now();
+        self.heard_at.store(now, Ordering::Release);
         if self.feed() != Feed::Live {
-            self.answered_at.store(self.now(), Ordering::Release);
+            self.answered_at.store(now, Ordering::Release);
             self.failed_at.store(0, Ordering::Release);
         }
     }

@@ -307,7 +307,7 @@ async fn random_cuts_flips_swaps_and_repeats_of_a_long_export_are_found_and_leav
 
 #[test]
 fn keys_and_what_is_known_of_the_audit_travel_and_the_state_of_jobs_stays() {
-    for name in ["fingerprint-key", "audit-key", "anchor/one", relay::admin::REPLICAS] {
+    for name in ["fingerprint-key", "audit-key", "anchor/one", relay::audit::replica::REPLICAS] {
         assert!(travels(name), "{name}");
     }
     for name in ["job", "tidied", "import", "ready", "audit-key-2", ""] {
