@@ -66,6 +66,27 @@ impl Chunks {
         Ok(bytes.len() - rest.len())
     }
 
+    /// Follows what stands between two chunks' data, as far as the data, the trailers' beginning or, when in those,
+    /// the body's end; says how many bytes that were.
+    ///
+    /// # Errors
+    /// The first byte that is out of place.
+    pub fn follow_framing(&mut self, bytes: &[u8]) -> Result<usize, Flaw> {
+        let trailing = self.is_trailing();
+        for (at, byte) in bytes.iter().enumerate() {
+            if matches!(self.at, At::Data | At::Over) || self.is_trailing() != trailing {
+                return Ok(at);
+            }
+            self.step(*byte)?;
+        }
+        Ok(bytes.len())
+    }
+
+    /// Whether the last chunk has gone by, and its trailers have not.
+    pub fn is_trailing(&self) -> bool {
+        matches!(self.at, At::Line | At::Name | At::Value | At::ValueLf | At::LastLf)
+    }
+
     /// Bytes of the current chunk's data that are still to come: whatever they are, they belong to it.
     pub fn data_left(&self) -> u64 {
         if self.at == At::Data { self.left } else { 0 }

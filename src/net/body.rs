@@ -6,6 +6,7 @@
 //! and rewriting, which wrap these.
 
 use std::cell::Cell;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -17,8 +18,10 @@ use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::demand::{Demand, Hold};
-use super::line::Way;
+use super::failure::Failure;
 use super::pool::Shelf;
+use super::trunk::Branch;
+use super::wire::Wire;
 
 /// A request's body on its way to the vendor.
 #[derive(Default)]
@@ -174,7 +177,7 @@ impl Body for Outgoing {
         let incoming = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
+                let bytes = mem::take(bytes);
                 self.source = Source::Empty;
                 self.note(bytes.len(), State::Ended);
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -237,67 +240,97 @@ pub enum BodyError {
     Idle(Duration),
     /// The connection ended or the framing was wrong.
     #[error("the vendor's answer broke off: {0}")]
-    Broken(#[from] hyper::Error),
+    Broken(String),
 }
 
 /// A vendor's answer, as it comes. Trailers are passed; what reads this body decides about them.
 pub struct VendorBody {
-    incoming: Incoming,
-    held: Option<Held>,
-    /// What is left of the connection when the answer switched protocols.
-    channel: Option<Box<Channel>>,
+    source: Coming,
     idle: Duration,
     waiting_since: Option<Instant>,
     /// Why it stopped, to be told at the next turn.
-    broken: Option<hyper::Error>,
+    broken: Option<Failure>,
 }
 
-/// What the body returns, or closes.
-pub(super) struct Held {
-    pub(super) way: Way,
-    pub(super) shelf: Rc<Shelf>,
-    pub(super) meter: Meter,
+/// Where an answer comes from, and what is held while it does.
+enum Coming {
+    /// A connection of its own, which goes back to the shelf at the end.
+    Wire(Box<Wire>, Rc<Shelf>, Meter),
+    /// A stream of a shared one.
+    Branch(Incoming, Branch),
+    /// A connection that has switched protocols: without a body.
+    Switched(Box<Channel>),
+    /// All of it has come.
+    Ended,
+    /// It broke off.
+    Broken,
 }
 
 impl VendorBody {
-    pub(super) fn new(incoming: Incoming, held: Held, idle: Duration) -> Self {
-        let held = Some(held);
-        let mut body = Self { incoming, held, channel: None, idle, waiting_since: None, broken: None };
-        if body.incoming.is_end_stream() {
+    pub(super) fn of_wire(wire: Box<Wire>, shelf: Rc<Shelf>, meter: Meter, idle: Duration) -> Self {
+        Self::new(Coming::Wire(wire, shelf, meter), idle)
+    }
+
+    pub(super) fn of_branch(incoming: Incoming, branch: Branch, idle: Duration) -> Self {
+        Self::new(Coming::Branch(incoming, branch), idle)
+    }
+
+    /// An answer without a body, behind which the connection speaks another protocol.
+    pub(super) fn switched(channel: Channel) -> Self {
+        Self::new(Coming::Switched(Box::new(channel)), Duration::ZERO)
+    }
+
+    fn new(source: Coming, idle: Duration) -> Self {
+        let mut body = Self { source, idle, waiting_since: None, broken: None };
+        if body.has_come() {
             body.finish();
         }
         body
     }
 
-    /// An answer without a body, behind which the connection speaks another protocol.
-    pub(super) fn switched(incoming: Incoming, channel: Channel) -> Self {
-        let (channel, idle) = (Some(Box::new(channel)), Duration::ZERO);
-        Self { incoming, held: None, channel, idle, waiting_since: None, broken: None }
+    /// The connection that has switched protocols, once.
+    pub fn take_channel(&mut self) -> Option<Box<Channel>> {
+        match mem::replace(&mut self.source, Coming::Ended) {
+            Coming::Switched(channel) => Some(channel),
+            other => {
+                self.source = other;
+                None
+            }
+        }
     }
 
-    /// That connection, once.
-    pub fn take_channel(&mut self) -> Option<Box<Channel>> {
-        self.channel.take()
+    /// Whether nothing more comes, as far as the connection knows.
+    fn has_come(&self) -> bool {
+        match &self.source {
+            Coming::Wire(wire, ..) => wire.is_over(),
+            Coming::Branch(incoming, _) => incoming.is_end_stream(),
+            Coming::Switched(_) | Coming::Ended => true,
+            Coming::Broken => false,
+        }
     }
 
     /// The answer ended cleanly. If the request's body did not, the vendor may still be reading it, and the
     /// connection's next bytes would not be a request's head: it is closed by dropping it.
     fn finish(&mut self) {
-        if let Some(held) = self.held.take()
-            && held.meter.ended()
-            && let Way::Wire(wire) = held.way
+        if matches!(self.source, Coming::Switched(_)) {
+            return;
+        }
+        if let Coming::Wire(wire, shelf, meter) = mem::replace(&mut self.source, Coming::Ended)
+            && meter.ended()
         {
-            held.shelf.put(wire);
+            shelf.put(wire);
         }
     }
 
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let Some(held) = &mut self.held else { return Poll::Pending };
-        if held.way.patience().poll_until(cx, since + self.idle).is_pending() {
-            return Poll::Pending;
-        }
-        self.held = None;
+        let patience = match &mut self.source {
+            Coming::Wire(wire, ..) => &mut wire.patience,
+            Coming::Branch(_, branch) => &mut branch.patience,
+            Coming::Switched(_) | Coming::Ended | Coming::Broken => return Poll::Pending,
+        };
+        ready!(patience.poll_until(cx, since + self.idle));
+        self.source = Coming::Broken;
         Poll::Ready(Some(Err(BodyError::Idle(self.idle))))
     }
 }
@@ -312,21 +345,21 @@ impl Body for VendorBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
         if let Some(broken) = body.broken.take() {
-            return Poll::Ready(Some(Err(BodyError::Broken(broken))));
+            return Poll::Ready(Some(Err(BodyError::Broken(broken.to_string()))));
         }
-        let incoming = &mut body.incoming;
-        let polled = match &mut body.held {
-            Some(Held { way: Way::Wire(wire), .. }) => {
-                wire.poll_answer(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
-            }
-            Some(_) | None => Pin::new(incoming).poll_frame(cx),
+        let polled = match &mut body.source {
+            Coming::Wire(wire, ..) => wire.poll_body(cx),
+            Coming::Branch(incoming, _) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|polled| polled.map(|read| read.map_err(Failure::Http2))),
+            Coming::Switched(_) | Coming::Ended | Coming::Broken => return Poll::Ready(None),
         };
         match polled {
             Poll::Pending => body.wait(cx),
             Poll::Ready(Some(Ok(frame))) => {
                 body.waiting_since = None;
                 // Nothing comes behind trailers, and who reads them may not ask.
-                if frame.is_trailers() || body.incoming.is_end_stream() {
+                if frame.is_trailers() || body.has_come() {
                     body.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -335,11 +368,11 @@ impl Body for VendorBody {
                 body.finish();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(e))) => {
-                body.held = None;
+            Poll::Ready(Some(Err(failure))) => {
+                body.source = Coming::Broken;
                 // What came before the break may have come in the same turn, and hyper's server throws away
                 // what it has not written when a body fails: one turn is for writing it.
-                body.broken = Some(e);
+                body.broken = Some(failure);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -347,10 +380,16 @@ impl Body for VendorBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.broken.is_none() && self.incoming.is_end_stream()
+        self.has_come()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let left = match &self.source {
+            Coming::Wire(wire, ..) => wire.left(),
+            Coming::Branch(incoming, _) => return incoming.size_hint(),
+            Coming::Switched(_) | Coming::Ended => Some(0),
+            Coming::Broken => None,
+        };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -4,51 +4,49 @@
 //! what makes the door send the app its own 100. A vendor that answers for good instead never asks. What must
 //! never enter: bytes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
 use tokio::time::Instant;
 
-use super::body::Outgoing;
 use super::patience::Patience;
 
 /// How long a vendor is waited for: many never send a 100 and just read on.
 const WAITED_FOR: Duration = Duration::from_secs(1);
 
-const WAITED: u8 = 0;
-const ASKED: u8 = 1;
-const NEVER: u8 = 2;
+/// Whether the vendor wants the body. The connection that reads a 100 asks the body right behind it, so nobody has
+/// to be woken.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Demand(Rc<Cell<Wish>>);
 
-/// Whether the vendor wants the body. Atomic only because hyper wants its callback so: all of it happens on
-/// one thread, and the connection that sees a 100 asks the body right behind it, so nobody has to be woken.
-#[derive(Clone, Default)]
-pub(super) struct Demand(Arc<AtomicU8>);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Wish {
+    #[default]
+    Unknown,
+    Asked,
+    Never,
+}
 
 impl Demand {
     /// The vendor has sent its 100.
     pub(super) fn asked(&self) {
-        let _ = self.0.compare_exchange(WAITED, ASKED, Ordering::Relaxed, Ordering::Relaxed);
+        self.settle(Wish::Asked);
     }
 
     /// The vendor has answered: whether it did so without asking, and then the body stays where it is.
     pub(super) fn answered(&self) -> bool {
-        self.0.compare_exchange(WAITED, NEVER, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.settle(Wish::Never)
     }
-}
 
-/// Has the vendor's 100 to this request noted, if its body waits for one.
-pub(super) fn listen(request: &mut Request<Outgoing>) -> Option<Demand> {
-    let demand = request.body().demand()?;
-    let told = demand.clone();
-    hyper::ext::on_informational(request, move |interim| {
-        if interim.status() == StatusCode::CONTINUE {
-            told.asked();
+    fn settle(&self, wish: Wish) -> bool {
+        let open = self.0.get() == Wish::Unknown;
+        if open {
+            self.0.set(wish);
         }
-    });
-    Some(demand)
+        open
+    }
 }
 
 /// Holds a body back.
@@ -62,10 +60,10 @@ pub(super) struct Hold {
 impl Hold {
     /// Ready once the body may go.
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.demand.0.load(Ordering::Relaxed) {
-            ASKED => return Poll::Ready(()),
-            NEVER => return Poll::Pending,
-            _ => {}
+        match self.demand.0.get() {
+            Wish::Asked => return Poll::Ready(()),
+            Wish::Never => return Poll::Pending,
+            Wish::Unknown => {}
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         ready!(self.patience.poll_until(cx, since + WAITED_FOR));

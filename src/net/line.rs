@@ -5,25 +5,19 @@
 //! enter: a retry. Whether to send again is the pipeline's decision, from what [`SendError`] proves.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
-use http::header::UPGRADE;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use rustls::AlertDescription;
+use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::body::{Held, Meter, Outgoing, VendorBody};
-use super::demand;
-use super::frame::Asked;
+use super::body::{Meter, Outgoing, VendorBody};
+use super::failure::Failure;
 use super::patience::Patience;
 use super::pool::Shelf;
-use super::trunk::{Branch, is_unprocessed};
+use super::trunk::Branch;
 use super::upstream::Upstream;
 use super::wire::Wire;
 use crate::model::Customer;
@@ -44,16 +38,6 @@ pub(super) enum Way {
     Wire(Box<Wire>),
     /// A stream of a shared one: HTTP/2.
     Branch(Branch),
-}
-
-impl Way {
-    /// Its timer.
-    pub(super) fn patience(&mut self) -> &mut Patience {
-        match self {
-            Self::Wire(wire) => &mut wire.patience,
-            Self::Branch(branch) => &mut branch.patience,
-        }
-    }
 }
 
 /// Why there is no answer.
@@ -117,59 +101,70 @@ impl Line {
     ///
     /// # Errors
     /// [`SendError`] says what is proven about how far the request went.
-    pub async fn send(mut self, mut request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
+    pub async fn send(mut self, request: Request<Outgoing>) -> Result<Response<VendorBody>, SendError> {
         let meter = request.body().meter();
         let started = Instant::now();
-        let overdue = |line: &Self, patience: &mut Patience, cx: &mut Context<'_>| {
-            patience.poll_until(cx, line.due(started, &meter))
+        match self.way.take() {
+            None => Err(SendError::Unsent(Box::new(request))),
+            Some(Way::Wire(wire)) => self.send_on_wire(wire, request, (started, meter)).await,
+            Some(Way::Branch(branch)) => self.send_on_branch(branch, request, (started, meter)).await,
+        }
+    }
+
+    async fn send_on_wire(
+        &self,
+        mut wire: Box<Wire>,
+        request: Request<Outgoing>,
+        (started, meter): (Instant, Meter),
+    ) -> Result<Response<VendorBody>, SendError> {
+        if meter.has_body() {
+            wire.belongs_to(&self.customer);
+        }
+        let demand = request.body().demand();
+        let overdue = |patience: &mut Patience, cx: &mut Context<'_>| {
+            patience.poll_until(cx, self.due(started, &meter))
         };
-        let (head, way) = match self.way.take() {
-            None => return Err(SendError::Unsent(Box::new(request))),
-            Some(Way::Wire(mut wire)) => {
-                if meter.has_body() {
-                    wire.belongs_to(&self.customer);
-                }
-                let upgrade = wire.is_apart() && request.headers().contains_key(UPGRADE);
-                let demand = demand::listen(&mut request);
-                let head = *request.method() == Method::HEAD;
-                wire.pulse.dispatch(self.reused, Asked { head, upgrade });
-                let answered = wire.exchange(request, |patience, cx| overdue(&self, patience, cx)).await;
-                let head = self.head(answered, &meter, || !wire.pulse.answered())?;
-                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    let channel = wire.channel(self.upstream.idle).filter(|_| upgrade);
-                    let unasked = || SendError::Broken("the vendor switched protocols unasked".to_owned());
-                    let channel = channel.ok_or_else(unasked)?;
-                    return Ok(head.map(|incoming| VendorBody::switched(incoming, channel)));
-                }
-                // A body that the vendor did not ask for stays where it is.
-                let unasked = demand.is_some_and(|demand| demand.answered());
-                if !meter.ended() && !unasked {
-                    wire.go_on_alone();
-                }
-                (head, Way::Wire(wire))
-            }
-            Some(Way::Branch(mut branch)) => {
-                let overdue = |patience: &mut Patience, cx: &mut Context<'_>| overdue(&self, patience, cx);
-                let answered = branch.exchange(&self.upstream, request, overdue).await;
-                let head = self.head(answered, &meter, || true)?;
-                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    // RFC 9113 section 8.6: HTTP/2 has no such answer.
-                    return Err(SendError::Broken("the vendor switched protocols over HTTP/2".to_owned()));
-                }
-                (head, Way::Branch(branch))
-            }
+        let answered = wire.exchange(request, self.reused, overdue).await;
+        let head = self.head(answered, &meter, || !wire.has_answered())?;
+        if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let unasked = || SendError::Broken("the vendor switched protocols unasked".to_owned());
+            let channel = wire.channel(self.upstream.idle).ok_or_else(unasked)?;
+            return Ok(head.map(|()| VendorBody::switched(channel)));
+        }
+        // A body that the vendor did not ask for stays where it is.
+        let unasked = demand.is_some_and(|demand| demand.answered());
+        if !meter.ended() && !unasked {
+            wire.go_on_alone();
+        }
+        let (shelf, idle) = (Rc::clone(&self.shelf), self.upstream.idle);
+        Ok(head.map(|()| VendorBody::of_wire(wire, shelf, meter, idle)))
+    }
+
+    async fn send_on_branch(
+        &self,
+        mut branch: Branch,
+        request: Request<Outgoing>,
+        (started, meter): (Instant, Meter),
+    ) -> Result<Response<VendorBody>, SendError> {
+        let overdue = |patience: &mut Patience, cx: &mut Context<'_>| {
+            patience.poll_until(cx, self.due(started, &meter))
         };
-        let held = Held { way, shelf: Rc::clone(&self.shelf), meter };
-        Ok(head.map(|incoming| VendorBody::new(incoming, held, self.upstream.idle)))
+        let answered = branch.exchange(&self.upstream, request, overdue).await;
+        let head = self.head(answered, &meter, || true)?;
+        if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 9113 section 8.6: HTTP/2 has no such answer.
+            return Err(SendError::Broken("the vendor switched protocols over HTTP/2".to_owned()));
+        }
+        Ok(head.map(|incoming| VendorBody::of_branch(incoming, branch, self.upstream.idle)))
     }
 
     /// The answer's head, or why there is none; `silent` says whether no byte of an answer had come.
-    fn head(
+    fn head<B>(
         &self,
-        answered: Option<Result<Response<Incoming>, TrySendError<Request<Outgoing>>>>,
+        answered: Option<Result<Response<B>, Failure>>,
         meter: &Meter,
         silent: impl FnOnce() -> bool,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<B>, SendError> {
         match answered {
             None => Err(self.stalled(meter)),
             Some(Err(failure)) => Err(self.failed(failure, silent(), meter)),
@@ -194,22 +189,19 @@ impl Line {
         }
     }
 
-    fn failed(&self, mut failure: TrySendError<Request<Outgoing>>, silent: bool, meter: &Meter) -> SendError {
-        if let Some(alert) = alert(failure.error()).filter(|_| silent && !self.reused) {
+    fn failed(&self, failure: Failure, silent: bool, meter: &Meter) -> SendError {
+        if let Some(alert) = failure.alert().filter(|_| silent && !self.reused) {
             return SendError::Tls(format!("the vendor ended TLS with {alert:?}"));
         }
-        if let Some(request) = failure.take_message() {
-            return SendError::Unsent(Box::new(request));
+        let closed = self.reused && silent && failure.is_closing();
+        match failure {
+            Failure::Unsent(request) => SendError::Unsent(request),
+            failure if meter.broken_off() || matches!(failure, Failure::Length) => {
+                SendError::Upload(format!("the app's body broke off: {failure}"))
+            }
+            failure if !meter.has_body() && (closed || failure.is_unprocessed()) => SendError::ClosedEarly,
+            failure => SendError::Broken(failure.to_string()),
         }
-        let error = failure.into_error();
-        if meter.broken_off() {
-            return SendError::Upload(format!("the app's body broke off: {}", chain(&error)));
-        }
-        let closed = self.reused && silent && is_closing(&error);
-        if !meter.has_body() && (closed || is_unprocessed(&error)) {
-            return SendError::ClosedEarly;
-        }
-        SendError::Broken(chain(&error))
     }
 }
 
@@ -218,35 +210,5 @@ impl Drop for Line {
         if let Some(Way::Wire(wire)) = self.way.take() {
             self.shelf.put(wire);
         }
-    }
-}
-
-/// Whether the connection just ended, as against broken framing or a failed TLS record.
-fn is_closing(error: &hyper::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            let closing = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof];
-            return closing.contains(&io.kind());
-        }
-        source = cause.source();
-    }
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed()
-}
-
-/// The TLS alert (RFC 8446 section 6.2) that ended the connection, if that was it.
-fn alert(error: &hyper::Error) -> Option<AlertDescription> {
-    let io = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
-    match io.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
-    }
-}
-
-fn chain(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }

@@ -3,7 +3,7 @@
 //! A pool belongs to one thread and has no locks. Connections are kept per upstream, which stands for origin
 //! and TLS identity. One that ever carried a request body is lent to the same customer only: a vendor that
 //! misread where that body ended holds bytes of it that would become the beginning of the next request (RFC
-//! 9112 section 11.2). Before a reused connection is written to, the tap looks at the socket. What must never
+//! 9112 section 11.2). Before a reused connection is written to, its socket is looked at. What must never
 //! enter: a connection whose last exchange did not end cleanly on both sides.
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::identity::{Badges, Identity, Whose};
 use super::line::{Line, Way};
-use super::tap;
+use super::stream;
 use super::trunk::Trunk;
 pub use super::upstream::{ConnectError, Upstream, UpstreamSettings};
 use super::wire::Wire;
@@ -96,10 +96,10 @@ impl Pool {
         self.0.begin_reaping();
         let (stream, peer) = upstream.dial_showing(identity, apart).await?;
         let only = Some(customer.clone());
-        let way = if tap::speaks_http2(&stream) {
+        let way = if stream::speaks_http2(&stream) {
             self.branch(Trunk::start(stream, peer, only, Some(badge.clone())).await?, badge.place, customer)?
         } else {
-            let mut wire = Wire::start(stream, peer, badge.place, only).await.map(Box::new)?;
+            let mut wire = Box::new(Wire::new(stream, peer, badge.place, only));
             wire.carry(badge);
             if apart {
                 wire.keep_apart();
@@ -126,8 +126,7 @@ impl Pool {
         customer: &Customer,
     ) -> Result<Line, ConnectError> {
         let (stream, peer) = Box::pin(upstream.dial_http1()).await?;
-        let mut wire =
-            Wire::start(stream, peer, upstream.id(), Some(customer.clone())).await.map(Box::new)?;
+        let mut wire = Box::new(Wire::new(stream, peer, upstream.id(), Some(customer.clone())));
         wire.keep_apart();
         let (shelf, upstream) = (Rc::clone(&self.0), Arc::clone(upstream));
         Ok(Line::new(Way::Wire(wire), shelf, upstream, customer.clone(), false))
@@ -143,9 +142,8 @@ impl Pool {
         let (stream, peer) = upstream.dial().await?;
         self.0.begin_reaping();
         let only = upstream.isolate.then(|| customer.clone());
-        if !tap::speaks_http2(&stream) {
-            let started = Wire::start(stream, peer, upstream.id(), only).await;
-            return started.map(|wire| Way::Wire(Box::new(wire)));
+        if !stream::speaks_http2(&stream) {
+            return Ok(Way::Wire(Box::new(Wire::new(stream, peer, upstream.id(), only))));
         }
         self.branch(Trunk::start(stream, peer, only, None).await?, upstream.id(), customer)
     }
@@ -191,8 +189,7 @@ impl Shelf {
         self.trunks.borrow_mut().entry(upstream).or_default().push(trunk);
     }
 
-    /// Takes the newest connection that may serve `customer`. Closed ones met on the way are let go; so is
-    /// one that hyper has not finished with, which does not happen after a clean end.
+    /// Takes the newest connection that may serve `customer`. Closed ones met on the way are let go.
     fn take_wire(&self, upstream: u64, customer: &Customer) -> Option<Box<Wire>> {
         let mut shelf = self.idle.borrow_mut();
         let row = shelf.get_mut(&upstream)?;
@@ -213,7 +210,7 @@ impl Shelf {
     /// Keeps a connection whose exchange ended cleanly on both sides, or that was never used.
     pub(super) fn put(&self, mut wire: Box<Wire>) {
         wire.rest();
-        if !wire.is_drivable() || wire.is_apart() || wire.is_revoked() || self.held.get() >= MOST_IDLE {
+        if !wire.is_done() || wire.is_apart() || wire.is_revoked() || self.held.get() >= MOST_IDLE {
             return;
         }
         let mut shelf = self.idle.borrow_mut();

@@ -15,16 +15,16 @@ use http::header::{CONTENT_TYPE, EXPECT, HOST, TE};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::body::Outgoing;
+use super::failure::Failure;
 use super::identity::Badge;
 use super::patience::Patience;
-use super::tap::Stream;
+use super::stream::Stream;
 use super::upstream::{ConnectError, Upstream};
 use crate::model::Customer;
 
@@ -123,12 +123,12 @@ impl Branch {
         upstream: &Upstream,
         request: Request<Outgoing>,
         mut overdue: impl FnMut(&mut Patience, &mut Context<'_>) -> Poll<()>,
-    ) -> Option<Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> {
+    ) -> Option<Result<Response<Incoming>, Failure>> {
         let mut sender = self.trunk.sender.clone();
         let mut reply = pin!(sender.try_send_request(for_http2(request, upstream)));
         let patience = &mut self.patience;
         let answered = poll_fn(|cx| match reply.as_mut().poll(cx) {
-            Poll::Ready(answered) => Poll::Ready(Some(answered)),
+            Poll::Ready(answered) => Poll::Ready(Some(answered.map_err(Failure::http2))),
             Poll::Pending => overdue(patience, cx).map(|()| None),
         })
         .await;
@@ -172,15 +172,6 @@ fn for_http2(mut request: Request<Outgoing>, upstream: &Upstream) -> Request<Out
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     request
-}
-
-/// Whether the vendor says that it has not looked at the request (RFC 9113 section 8.7).
-pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
-        refused || (cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR))
-    })
 }
 
 /// Runs the streams on the worker's own thread.

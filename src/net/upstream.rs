@@ -19,7 +19,7 @@ use tower::Service;
 use super::dial::{Dial, DialError};
 use super::identity::Identity;
 use super::resolve::Resolver;
-use super::tap::{self, Stream};
+use super::stream::{self, Stream};
 use super::tls::offering_http2;
 use super::vet::Egress;
 use crate::model::Origin;
@@ -167,7 +167,7 @@ impl Upstream {
                 return Err(ConnectError::Timeout(text));
             }
         };
-        let peer = tap::socket(&stream).peer_addr();
+        let peer = stream::socket(&stream).peer_addr();
         let peer = peer.map_err(|e| ConnectError::Unreachable(format!("{}: {e}", self.origin)))?;
         Ok((stream, peer))
     }

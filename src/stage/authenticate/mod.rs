@@ -1,7 +1,7 @@
 //! Step 2: who calls, as their token proves it?
 //!
 //! The issuers and the algorithms, audience and customer claim of each come from configuration, never from the
-//! token; its `iss` only picks whose rules hold. A verdict is cached under the token's SHA-256 until the token
+//! token; its `iss` only picks whose rules hold. A verdict is kept under the whole token until that
 //! ends, any issuer's keys change or 5 minutes are over; `exp` and `nbf` are compared again on every hit. What
 //! must never enter: the store, a credential; what must never leave: the token itself.
 
