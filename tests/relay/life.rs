@@ -333,8 +333,12 @@ fn what_waits_in_memory_for_a_slow_app_is_sent_before_relay_ends() {
             "GET /vendor/{id}/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
         ));
         rig.audit_until(|records| records.iter().any(|r| r["kind"] == "intent"));
-        std::thread::sleep(Duration::from_millis(150));
-        if rig.running().metrics().in_flight().get() > 0 {
+        let under_way = || rig.running().metrics().in_flight().get() > 0;
+        let since = std::time::Instant::now();
+        while under_way() && since.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if under_way() {
             continue;
         }
         waited += 1;
