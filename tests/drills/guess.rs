@@ -1,22 +1,26 @@
 //! An app that guesses the next byte learns nothing from what comes back.
 //!
-//! The app sends a beginning of the credential and one more byte to a vendor that echoes as it reads,
-//! pauses, and counts what came back; then it sends a delimiter and counts again. Right and wrong bytes
-//! must give the same counts. The control is a scrubber that holds back only what may still become the
-//! credential: the same program must find it out.
+//! The app has a vendor say a beginning of the credential and one more byte, pauses, and counts what came
+//! back; then it has a delimiter said and counts again. Right and wrong bytes must give the same counts, in
+//! the body of a POST, in events, and in a WebSocket's messages. The control is a scrubber that holds back
+//! only what may still become the credential: the same program must find it out in each of them.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use tempfile::TempDir;
 
 use crate::figure::{Figure, Plan};
+use crate::rig::vendor::Vendor;
 use crate::sample::Noise;
 use crate::stage::{BuiltIn, Stage, integration};
+use ways::{App, Counts, WAYS, Way, give_back};
+
+/// The ways to put one question.
+mod ways;
 
 const PAUSE: Duration = Duration::from_millis(60);
 /// A difference must still be there with so much time, or it was the machine's.
@@ -24,9 +28,6 @@ const LONG_PAUSE: Duration = Duration::from_millis(300);
 const AT_ONCE: usize = 8;
 const ALPHABET: &[u8] = b"0123456789abcdef";
 const WIDE: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-
-/// How many bytes were there after the first pause, and after the second.
-type Counts = (usize, usize);
 
 /// One question: these bytes end in a guess at what comes next.
 struct Question {
@@ -36,34 +37,65 @@ struct Question {
     guesses: Vec<u8>,
 }
 
+/// What came of one way.
+struct Learnt {
+    told_apart: usize,
+    asked_again: usize,
+    /// Told apart where a scrubber gives it away.
+    naive: usize,
+}
+
 pub fn run(plan: &Plan) -> Figure {
     let vendor = BuiltIn::start(&plan.relay);
-    let mut stage = Stage::set(&plan.relay, "", &integration("vendor", &vendor.origin, &vendor.ca));
+    let live = Vendor::by_hand(give_back);
+    let folder = TempDir::new().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, &live.ca_pem).unwrap();
+    let sockets = integration("live", &format!("https://localhost:{}", live.port), &ca);
+    let both =
+        integration("vendor", &vendor.origin, &vendor.ca) + sockets.trim_end() + "\nwebsocket = true\n";
+    let mut stage = Stage::set(&plan.relay, "", &both);
     stage.start();
     // 48 bytes: its base64 has no odd end, and stands in forms of every alignment.
     let credential = format!("sk-live-{}00", &uuid::Uuid::new_v4().simple().to_string().repeat(2)[..38]);
-    let secret = stage.secret("acme", "vendor", &credential);
-    let app = App { address: stage.app, secret, token: stage.token("acme"), asked: AtomicU64::new(0) };
+    let [secret, live] = ["vendor", "live"].map(|name| stage.secret("acme", name, &credential));
+    let app = App { address: stage.app, secret, live, token: stage.token("acme"), asked: AtomicU64::new(0) };
     let forms = [credential.clone().into_bytes(), STANDARD_NO_PAD.encode(&credential).into_bytes()];
     let questions: Vec<Question> = forms.iter().flat_map(|form| questions(plan, form)).collect();
+    let learnt = WAYS.map(|way| {
+        plan.say(&format!("asking relay: {}", way.name()));
+        ask(&app, way, &questions, &forms)
+    });
 
-    // Were nothing let go before the end, counts would be equal for another reason.
-    let (short, long) = (app.echoed(b"w", LONG_PAUSE).0, app.echoed(&[b'w'; 2000], LONG_PAUSE).0);
-    assert!(short > 0 && long >= short + 250, "the echo does not come back while the request lasts");
-    plan.say("asking relay");
-    let suspected = told_apart(&questions, AT_ONCE, &|text| app.echoed(text, PAUSE));
-    let again: Vec<Question> = suspected.into_iter().map(|at| questions[at].again()).collect();
-    let found = told_apart(&again, 1, &|text| app.echoed(text, LONG_PAUSE)).len();
-    let naive = told_apart(&questions, 1, &|text| held_by_match(text, &forms)).len();
-    let asked = app.asked.load(Ordering::Relaxed);
+    let counts = WAYS.map(|way| format!("{}={}", way.name(), questions.len())).join(" ");
+    let sum = |of: fn(&Learnt) -> usize| learnt.iter().map(of).sum::<usize>();
     let result = format!(
-        "questions={} told_apart={found} asked_again={} naive_told_apart={naive}",
-        questions.len(),
-        again.len()
+        "questions={} {counts} told_apart={} asked_again={} naive_told_apart={}",
+        questions.len() * WAYS.len(),
+        sum(|way| way.told_apart),
+        sum(|way| way.asked_again),
+        sum(|way| way.naive)
     );
     // Once the last byte is right the whole is found, and goes on marked: counts no longer matter there.
     let last = questions.iter().filter(|question| question.completes(&forms)).count();
-    Figure { n: asked, result, kept: found == 0 && naive >= questions.len() - last }
+    let kept = learnt.iter().all(|way| way.told_apart == 0 && way.naive >= questions.len() - last);
+    Figure { n: app.asked.load(Ordering::Relaxed), result, kept }
+}
+
+/// Puts every question in one way, to relay and to the control.
+fn ask(app: &App, way: Way, questions: &[Question], forms: &[Vec<u8>]) -> Learnt {
+    // Were nothing let go before the end, counts would be equal for another reason.
+    let (short, long) = (app.echoed(way, b"w", LONG_PAUSE), app.echoed(way, &[b'w'; 2000], LONG_PAUSE));
+    assert!(
+        short.1 > 0 && long.0 >= short.0 + 250,
+        "{}: what is said does not come back before its end: {short:?} {long:?}",
+        way.name()
+    );
+    let suspected = told_apart(questions, AT_ONCE, &|text| app.echoed(way, text, PAUSE));
+    let again: Vec<Question> = suspected.into_iter().map(|at| questions[at].again()).collect();
+    let found = told_apart(&again, 1, &|text| app.echoed(way, text, LONG_PAUSE));
+    let naive = told_apart(questions, 1, &|text| held_by_match(&way.said(text), forms));
+    Learnt { told_apart: found.len(), asked_again: again.len(), naive: naive.len() }
 }
 
 impl Question {
@@ -133,51 +165,6 @@ fn told_apart(
     let mut found = found.into_inner().unwrap();
     found.sort_unstable();
     found
-}
-
-struct App {
-    address: SocketAddr,
-    secret: String,
-    token: String,
-    asked: AtomicU64,
-}
-
-impl App {
-    /// Sends `text`, pauses and counts; sends a delimiter, pauses and counts.
-    fn echoed(&self, text: &[u8], pause: Duration) -> Counts {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let head = format!(
-            "POST /vendor/{}/echo HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {}\r\n\
-             content-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n",
-            self.secret, self.token
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        send_chunk(&mut stream, text);
-        let first = read_for(&mut stream, pause);
-        send_chunk(&mut stream, b"\n");
-        (first, first + read_for(&mut stream, pause))
-    }
-}
-
-fn send_chunk(stream: &mut TcpStream, text: &[u8]) {
-    let chunk = [format!("{:x}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
-    stream.write_all(&chunk).unwrap();
-}
-
-/// How many bytes come within `pause`.
-fn read_for(stream: &mut TcpStream, pause: Duration) -> usize {
-    let (begun, mut count, mut piece) = (Instant::now(), 0, [0; 4096]);
-    while let Some(left) = pause.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
-        stream.set_read_timeout(Some(left)).unwrap();
-        match stream.read(&mut piece) {
-            Ok(0) => panic!("the answer ended"),
-            Ok(n) => count += n,
-            Err(_) => {}
-        }
-    }
-    count
 }
 
 /// What a scrubber lets go that holds back only what may still become one of `forms`.

@@ -22,6 +22,7 @@ pub mod spellings;
 pub mod vendor;
 pub mod vendor_http2;
 pub mod way;
+pub mod websocket;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
