@@ -3,7 +3,7 @@
 //!
 //! What must never enter: a decision about a request beyond its framing.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
@@ -34,7 +34,7 @@ use super::pace::{Order, Pace, Paced, UnderWay};
 use super::station::Station;
 use super::stream::{Raw, Stream};
 use super::{Observer, Phase, Seen};
-use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel};
+use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel, Watcher};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
@@ -84,6 +84,7 @@ pub(super) async fn serve(station: Rc<Station>, arrival: Arrival, pace: Rc<Pace>
         pace: pace.clone(),
         switched: Rc::default(),
         latch: None,
+        grip: None,
         old: Rc::default(),
     };
     if http2 {
@@ -149,13 +150,22 @@ async fn serve_http2(visitor: Visitor, stream: Stream, pace: &Rc<Pace>) {
     let io = Paced::new(TokioIo::new(Counted::new(stream)), pace.clone());
     pace.says_goodbye();
     let head = u32::try_from(visitor.station.limits.head_bytes).unwrap_or(u32::MAX);
-    let connection = http2::Builder::new(Local)
+    let local = Local::default();
+    let handed = local.0.clone();
+    let connection = http2::Builder::new(local)
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(head)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .serve_connection(io, service_fn(move |request| visitor.clone().answer(with_host(request))));
+        .serve_connection(
+            io,
+            service_fn(move |request| {
+                let grip = Grip::default();
+                handed.set(Some(grip.clone()));
+                Visitor { grip: Some(grip), ..visitor.clone() }.answer(with_host(request))
+            }),
+        );
     drive(pin!(connection), |connection| connection.graceful_shutdown(), pace).await;
 }
 
@@ -201,13 +211,28 @@ fn with_host(mut request: Request<Incoming>) -> Request<Incoming> {
     request
 }
 
-/// Runs HTTP/2's streams on the worker's own thread.
-#[derive(Clone)]
-struct Local;
+/// The grant behind one HTTP/2 stream, once its answer has begun.
+type Grip = Rc<OnceCell<Watcher>>;
+
+/// Runs HTTP/2's streams on the worker's own thread, each no longer than its grant stands.
+///
+/// The cell holds the grip of the request that was just handed in: hyper has its stream executed right behind
+/// that call.
+#[derive(Clone, Default)]
+struct Local(Rc<Cell<Option<Grip>>>);
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        let grip = self.0.take().unwrap_or_default();
+        let mut stream = Box::pin(future);
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            if stream.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // hyper asks no body for which the app gives no window. The end of this task drops the stream, which
+            // resets it ahead of what waits in it (RFC 9113 section 6.4), and no other of its connection.
+            grip.get().map_or(Poll::Pending, |grant| grant.poll_revoked(cx))
+        }));
     }
 }
 
@@ -221,6 +246,8 @@ struct Visitor {
     switched: Rc<Cell<Option<Tunnel>>>,
     /// What the gate is told by whoever answers; HTTP/2 has no gate.
     latch: Option<Rc<Latch>>,
+    /// What ends this request's stream with its grant; HTTP/1 has none, since there the connection ends.
+    grip: Option<Grip>,
     /// Whether the last request was HTTP/1.0.
     old: Rc<Cell<bool>>,
 }
@@ -266,6 +293,10 @@ impl Visitor {
             }
             self.switched.set(pipeline::tunnel(&mut response));
             self.pace.depends_on(pipeline::watcher(&response));
+        }
+        if let Some((grip, watcher)) = self.grip.as_ref().zip(pipeline::watcher(&response)) {
+            // Empty until now: a request is answered once.
+            let _ = grip.set(watcher);
         }
         let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
         let pace = self.latch.is_none().then(|| self.pace.clone());

@@ -1,6 +1,6 @@
 #![allow(clippy::disallowed_methods)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -407,4 +407,61 @@ fn a_revocation_resets_its_own_streams_and_no_other() {
         (&outcome["secret"], &outcome["note"]),
         (&revoked.into(), &"cut: the secret was disabled".into())
     );
+}
+
+// hyper asks no body for which its app gives no window: the stream itself has to end.
+#[test]
+fn a_revocation_resets_a_stream_that_the_app_does_not_read_and_no_other() {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let vendor = Vendor::by_hand(move |request, out| {
+        if request.target() == "/base/small" {
+            return vendor::answer(out, 200, &[], b"ok");
+        }
+        vendor::raw(out, b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n");
+        while std::io::Write::write_all(out, &[b' '; 16 * 1024]).is_ok() {}
+        let _ = told.lock().unwrap().send(request.target().to_owned());
+    });
+    let rig = Rig::before(settings(""), vendor);
+    let (revoked, other) = (rig.secret("acme"), rig.secret("acme"));
+    rig.runtime().block_on(async {
+        let io = TokioIo::new(TcpStream::connect(rig.app()).await.unwrap());
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(64 * 1024).initial_connection_window_size(4 * 1024 * 1024);
+        let (mut sender, connection) = builder.handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let mut open = async |id: &str, path: &str| {
+            let request = request(&rig, "GET", &format!("/vendor/{id}/{path}"), whole(""));
+            sender.send_request(request).await.unwrap()
+        };
+        let (mut cut, mut stays) = (open(&revoked, "cut").await, open(&other, "stays").await);
+        // Until every window and buffer on the way is full.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(ended.try_recv().is_err());
+        assert_eq!(rig.admin("POST", &format!("/v1/secrets/{revoked}/disable"), None).status, 200);
+        let end = ended.recv_timeout(Duration::from_secs(1));
+        assert_eq!(
+            end.as_deref(),
+            Ok("/base/cut"),
+            "the vendor's answer ends although the app reads nothing"
+        );
+        let answer = open(&other, "small").await;
+        assert_eq!(collected(&rig, answer).await.2, "ok", "the connection goes on");
+        let mut came = 0;
+        let end = loop {
+            match cut.frame().await {
+                Some(Ok(frame)) => came += frame.data_ref().map_or(0, Bytes::len),
+                other => break other.map(|frame| frame.is_ok()),
+            }
+        };
+        assert_eq!(end, Some(false), "a reset, no clean end");
+        assert!(came <= 64 * 1024, "what waited in relay came behind the reset: {came}");
+        let mut more = 0;
+        while more < 1024 * 1024 {
+            more += stays.frame().await.unwrap().unwrap().data_ref().map_or(0, Bytes::len);
+        }
+    });
+    let of_it = |r: &&serde_json::Value| r["kind"] == "outcome" && r["secret"] == revoked.as_str();
+    let records = rig.audit_until(|records| records.iter().any(|r| of_it(&r)));
+    assert_eq!(records.iter().find(of_it).unwrap()["note"], "cut: the secret was disabled");
 }

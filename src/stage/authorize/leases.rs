@@ -144,14 +144,7 @@ impl Lease {
     /// Ready once the secret is revoked; until then the task is woken by that.
     pub fn poll_revoked(&self, cx: &Context<'_>) -> Poll<Revoked> {
         let mut rows = self.table.rows.borrow_mut();
-        let Some(row) = rows.all.get_mut(self.place) else { return Poll::Pending };
-        if let Some(revoked) = row.revoked {
-            return Poll::Ready(revoked);
-        }
-        if !row.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            row.task = Some(cx.waker().clone());
-        }
-        Poll::Pending
+        rows.all.get_mut(self.place).map_or(Poll::Pending, |row| row.poll_revoked(cx))
     }
 
     /// Whether and why it no longer stands.
@@ -189,9 +182,27 @@ impl Watcher {
         let rows = self.table.rows.borrow();
         rows.all.get(self.place).is_some_and(|row| row.turn == self.turn && row.revoked.is_some())
     }
+
+    /// Ready once it was, and the exchange has not ended yet; until then the task is woken by that. It is to be
+    /// the task that the exchange itself runs in: a lease wakes one.
+    pub fn poll_revoked(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut rows = self.table.rows.borrow_mut();
+        let row = rows.all.get_mut(self.place).filter(|row| row.turn == self.turn && row.identity.is_some());
+        row.map_or(Poll::Pending, |row| row.poll_revoked(cx).map(drop))
+    }
 }
 
 impl Row {
+    fn poll_revoked(&mut self, cx: &Context<'_>) -> Poll<Revoked> {
+        if let Some(revoked) = self.revoked {
+            return Poll::Ready(revoked);
+        }
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            self.task = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
     fn is_of(&self, (customer, secret): &Key) -> bool {
         self.secret == *secret && self.identity.as_ref().is_some_and(|who| who.customer == *customer)
     }
