@@ -66,6 +66,25 @@ fn a_clean_compressed_answer_passes_byte_for_byte_with_everything_that_vouches_f
 }
 
 #[test]
+fn a_large_compressed_answer_passes_in_every_coding() {
+    // More than may wait in relay, whatever the coding makes of it.
+    let text: String = (0..160_000).map(|_| format!("{} ", uuid::Uuid::new_v4())).collect();
+    let sent = text.clone();
+    let rig = rig("", move |request, out| {
+        let packing = packing(request);
+        let packed = packing.whole(sent.as_bytes());
+        assert!(packed.len() > 2 * 1024 * 1024, "{packing:?}: {}", packed.len());
+        vendor::answer(out, 200, &[("content-encoding", packing.name())], &packed);
+    });
+    let id = rig.secret("acme");
+    for (number, packing) in ALL.into_iter().enumerate().skip(1) {
+        let answer = get(&rig, &id, &number.to_string(), &[EVERYTHING]);
+        assert_eq!((answer.status, answer.cut), (200, false), "{packing:?}: {}", answer.body.len());
+        assert!(packing.unpack(&answer.body) == text.as_bytes(), "{packing:?}");
+    }
+}
+
+#[test]
 fn a_credential_in_a_compressed_answer_cuts_it_whatever_on_reflect_says() {
     for mode in ["redact", "alert", "block"] {
         let rig = rig(&format!("on_reflect = \"{mode}\"\n"), |request, out| {

@@ -129,9 +129,12 @@ impl<B> Packed<B> {
             if self.given - begun >= TURN as u64 {
                 return Ok(true);
             }
-            let feed = self.unfed.get(..FED.min(self.unfed.len())).unwrap_or(&[]);
+            // What was interrupted is first brought to its end by itself: a zstd block that fills the last piece
+            // settles there, and would not with the next one's header taken.
+            let most = if self.more { 0 } else { FED.min(self.unfed.len()) };
+            let feed = self.unfed.get(..most).unwrap_or(&[]);
             let step = self.decoder.step(feed, &mut self.out).map_err(|Broken| Cut::Unreadable)?;
-            if step.taken == 0 && step.given == 0 && !feed.is_empty() && !self.more {
+            if step.taken == 0 && step.given == 0 && !feed.is_empty() {
                 return Err(Cut::Unreadable);
             }
             self.more = step.given == self.out.len();
