@@ -6,24 +6,26 @@
 //! beyond the limits.
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::DoorLimits;
+use super::gate::check_target;
 use crate::refusal::{Code, Refusal};
 
 /// Checks a request's head.
 ///
 /// # Errors
-/// `request_malformed`, `head_too_large`.
+/// `request_malformed`, `path_refused`, `head_too_large`.
 pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), Refusal> {
     let malformed = |why: &'static str| Err(Refusal::new(Code::RequestMalformed, why));
     let headers = request.headers();
     if *request.method() == Method::CONNECT || *request.method() == Method::TRACE {
         return malformed("relay takes no CONNECT and no TRACE.");
     }
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let target = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
     let framing = Framing::of(headers);
-    if target + framing.bytes > limits.head_bytes || headers.len() > limits.head_fields {
+    if target.len() + framing.bytes > limits.head_bytes || headers.len() > limits.head_fields {
         let detail = format!(
             "A request's head has at most {} bytes and {} fields.",
             limits.head_bytes, limits.head_fields
@@ -50,10 +52,8 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
     if framing.unknown_expectation {
         return malformed("relay meets no expectation but `100-continue` (RFC 9110 section 10.1.1).");
     }
-    if !request.uri().path().starts_with('/') {
-        return malformed("A request's target begins with a slash.");
-    }
-    Ok(())
+    // As it stands: `Uri::path` puts a slash before a query that has none.
+    check_target(target.as_bytes())
 }
 
 /// What frames a request, read in one pass.

@@ -21,6 +21,9 @@ use crate::rig::vendor::{self, Vendor};
 use crate::rig::vendor_http2::{self, Body, streamed, whole};
 use crate::rig::{Rig, Settings};
 
+/// What stands in `:path`, byte for byte.
+mod targets;
+
 const BEARER: &str = "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\n";
 
 fn settings(integration: &str) -> Settings {

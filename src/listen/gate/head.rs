@@ -172,7 +172,11 @@ fn request_line(line: &[u8]) -> Result<bool, Refusal> {
     Ok(old)
 }
 
-fn check_target(target: &[u8]) -> Result<(), Refusal> {
+/// Checks a request's target as it stands, a path or a URL (RFC 9112 section 3.2).
+///
+/// # Errors
+/// `path_refused`, `request_malformed`.
+pub(in crate::listen) fn check_target(target: &[u8]) -> Result<(), Refusal> {
     let refuse = |why: &'static str| Err(Refusal::new(Code::PathRefused, why));
     if target.contains(&b'\r') {
         return Err(malformed("The request line holds a CR."));

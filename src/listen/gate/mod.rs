@@ -22,6 +22,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+pub(super) use head::check_target;
 pub use head::{Body, Head};
 pub use latch::Latch;
 
