@@ -1,9 +1,9 @@
 //! The beginning of a body, scrubbed before the head goes out.
 //!
-//! Only for answers whose head vouches for the body's bytes: by then it is known for the usual small answer
-//! whether a byte of it changes. A credential further behind, or after a vendor's pause, changes the body
-//! when the head is out: its `ETag` stays strong and its digests no longer fit. What must never enter: a
-//! stream of events or messages, which may begin with nothing for a long time.
+//! Only for answers whose head vouches for the body's bytes, and for compressed ones: by then it is known for the
+//! usual small answer whether a byte of it changes, or must not pass at all. A credential further behind, or after
+//! a vendor's pause, changes or cuts the body when the head is out: its `ETag` stays strong and its digests no
+//! longer fit. What must never enter: a stream of events or messages, which may begin with nothing for a long time.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,13 +18,16 @@ use http_body::{Body, Frame};
 pub(super) const MOST_AHEAD: usize = 32 * 1024;
 
 /// How long a vendor's pause may hold the head back.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long it may where the answer can be a stream of something.
+pub(super) const BRIEF: Duration = Duration::from_millis(20);
 
 /// What was read and has not gone out.
 pub(super) type Ahead<E> = VecDeque<Result<Frame<Bytes>, E>>;
 
-/// Reads up to [`MOST_AHEAD`] bytes of `body`, or to its end.
-pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Ahead<B::Error> {
+/// Reads up to [`MOST_AHEAD`] bytes of `body`, or to its end, for no longer than `patience`.
+pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(body: &mut B, patience: Duration) -> Ahead<B::Error> {
     let mut ahead = Ahead::new();
     let mut bytes = 0;
     let mut more = |context: &mut Context<'_>| -> Poll<()> {
@@ -47,7 +50,7 @@ pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Ahead<B
     // The usual answer is there already, and costs no timer.
     let there = poll_fn(|context| Poll::Ready(more(context).is_ready())).await;
     if !there {
-        let _ = tokio::time::timeout(PATIENCE, poll_fn(more)).await;
+        let _ = tokio::time::timeout(patience, poll_fn(more)).await;
     }
     ahead
 }

@@ -20,7 +20,7 @@ use crate::stage::authorize::leases::{Revoked, Watcher};
 use crate::stage::coding::{Coding, is_grpc};
 use crate::stage::record::{Opened, Trail};
 
-use super::ahead::{self, Ahead};
+use super::ahead::{self, Ahead, BRIEF, MOST_AHEAD, PATIENCE};
 use super::body::{Cut, Reflected, Scrubbed, with_waiting};
 use super::content::Content;
 use super::forms::Forms;
@@ -69,6 +69,8 @@ pub struct Passed {
     trail: Rc<Trail>,
     on_reflect: OnReflect,
     socket: Option<Socket>,
+    /// Whether what came before a break had its turn to be written.
+    breaks: bool,
     // The customer's place among the requests under way is taken until the answer has ended.
     opened: Opened,
 }
@@ -114,26 +116,38 @@ impl Passed {
             Inner::Plain(json::Rewritten::new(body, terms.inside))
         };
         let early = Ahead::new();
-        Ok(Self { early, inner, reflected, trail: trail.clone(), on_reflect, socket, opened })
+        Ok(Self { early, inner, reflected, trail: trail.clone(), on_reflect, socket, breaks: false, opened })
     }
 
-    /// Scrubs the beginning of the body, if the head vouches for its bytes; when one changed, the head no
-    /// longer does.
+    /// Scrubs the beginning of the body, if the head vouches for its bytes or it is compressed; when one changed,
+    /// the head no longer does.
     ///
     /// # Errors
-    /// `response_refused` when the credential is there and `on_reflect` is "block".
+    /// `response_refused` when the credential is there and `on_reflect` is "block", or the body is compressed.
     pub(super) async fn read_ahead(&mut self, headers: &mut HeaderMap) -> Result<(), Refusal> {
-        let Inner::Plain(body) = &mut self.inner else { return Ok(()) };
-        if !validators::any(headers) || is_stream(headers) {
+        let vouched = validators::any(headers);
+        if is_stream(headers) {
             return Ok(());
         }
-        self.early = ahead::read(body).await;
+        self.early = match &mut self.inner {
+            Inner::Plain(_) if !vouched => return Ok(()),
+            Inner::Plain(body) => ahead::read(body, PATIENCE).await,
+            Inner::Packed(body) => {
+                let short = body.size_hint().upper().is_some_and(|most| most <= MOST_AHEAD as u64);
+                ahead::read(body.as_mut(), if vouched || short { PATIENCE } else { BRIEF }).await
+            }
+        };
         if self.reflected.seen() {
             self.tell();
-            if self.early.iter().any(|next| matches!(next, Err(Cut::Reflected))) {
+            let held = |next: &Result<_, _>| matches!(next, Err(Cut::Reflected | Cut::Compressed));
+            if self.early.iter().any(held) {
                 return Err(holds_credential());
             }
             validators::loosen(headers);
+        }
+        if self.early.iter().any(|next| matches!(next, Err(Cut::Unreadable))) {
+            let why = "The vendor's answer is compressed in a way that relay cannot read.";
+            return Err(Refusal::new(Code::ResponseRefused, why));
         }
         Ok(())
     }
@@ -190,13 +204,21 @@ impl Body for Passed {
         if let Some(why) = self.opened.grant().lease().revoked() {
             return Poll::Ready(Some(Err(Broken::Revoked(why))));
         }
-        if let Some(next) = self.early.pop_front() {
-            return Poll::Ready(Some(next.map_err(Broken::Body)));
-        }
-        let polled = match &mut self.inner {
-            Inner::Plain(body) => Pin::new(body).poll_frame(context),
-            Inner::Packed(body) => Pin::new(body).poll_frame(context),
+        let early = self.early.pop_front();
+        let polled = match (&mut self.inner, early) {
+            (_, Some(next)) => Poll::Ready(Some(next)),
+            (Inner::Plain(body), None) => Pin::new(body).poll_frame(context),
+            (Inner::Packed(body), None) => Pin::new(body).poll_frame(context),
         };
+        if !self.breaks
+            && let Poll::Ready(Some(Err(cause))) = polled
+        {
+            // hyper throws away what it has not written when a body fails, also the head.
+            self.breaks = true;
+            self.early.push_front(Err(cause));
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if polled.is_pending() {
             // Nothing can have come between: the worker is one thread. This leaves the waker.
             let _ = self.opened.grant().lease().poll_revoked(context);
