@@ -170,6 +170,42 @@ fn trailers_carry_nothing_that_a_head_may_not() {
 }
 
 #[test]
+fn trailers_reach_an_http1_app_that_reads_them_if_they_were_announced() {
+    let vendor = Vendor::start(|request, out| {
+        let credential = request.header("authorization").unwrap().split_once(' ').unwrap().1;
+        let announced =
+            if request.target().ends_with("unannounced") { "x-other" } else { "X-Sum, ,x-echo , Location" };
+        let text = format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: {announced}\r\nConnection: keep-alive, trailer\r\n\r\n\
+             5\r\nhello\r\n0\r\nx-sum: 15\r\nx-echo: {credential}\r\nlocation: https://evil.test/\r\nx-hidden: 1\r\n\r\n"
+        );
+        raw(out, text.as_bytes());
+    });
+    let rig = Rig::before(Settings::default(), vendor);
+    let id = rig.secret("acme");
+    let auth = format!("Bearer {}", rig.token("acme"));
+    for (path, te, passes, mistake) in [
+        ("x", "gzip;q=0.5, Trailers", true, "the control"),
+        ("x", "gzip", false, "the app does not read trailers"),
+        ("unannounced", "trailers", false, "the vendor announced others"),
+    ] {
+        rig.shown.lock().unwrap().clear();
+        let mut client = rig.client();
+        let headers = [("authorization", auth.as_str()), ("te", te)];
+        let answer = client.request("GET", &format!("/vendor/{id}/{path}"), &headers, b"");
+        assert_eq!((answer.text().as_str(), answer.cut), ("hello", false), "{mistake}");
+        let shown = String::from_utf8_lossy(&rig.shown.lock().unwrap()).to_lowercase();
+        let (_, behind) = shown.split_once("0\r\n").unwrap();
+        assert_eq!(behind.contains("x-sum: 15\r\n"), passes, "{mistake}: {shown}");
+        assert_eq!(behind.contains("x-echo: [redacted by relay]"), passes, "{mistake}: {shown}");
+        assert_eq!(answer.header("trailer") == Some("x-sum, x-echo"), passes, "{mistake}: {shown}");
+        assert!(!shown.contains("x-hidden") && !shown.contains("evil.test"), "{mistake}: {shown}");
+        let again = client.request("GET", &format!("/vendor/{id}/{path}"), &headers, b"");
+        assert_eq!((again.status, again.text().as_str()), (200, "hello"), "{mistake}: well framed");
+    }
+}
+
+#[test]
 fn references_come_back_in_the_address_form_of_the_request() {
     let bytes = "HTTP/1.1 201 Created\r\nLocation: https://{VENDOR}/base/made?x=1#y\r\nContent-Location: /base/made\r\n\
                  Link: <https://{VENDOR}/base/list?page=2>; rel=\"next\", <https://other.test/>; rel=\"help\", </elsewhere>; rel=\"up\"\r\n\

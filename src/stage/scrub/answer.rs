@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, TRAILER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
@@ -58,7 +58,11 @@ pub async fn scrub(
             coding::whole_only(head.status, &headers)?;
         }
     }
+    let announced = fields::announced(&headers, asked);
     fields::strip(&mut headers, route.cookies);
+    if let Some(names) = announced {
+        headers.insert(TRAILER, names);
+    }
     let planted = answer.planted;
     links::restore(&mut headers, planted.echoes());
     let forms = forms(planted.secrets().map(Secret::expose), planted.rendered().map(Secret::expose));

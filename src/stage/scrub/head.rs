@@ -5,7 +5,9 @@
 //! phrase is not passed at all. What vouches for the body's bytes is `validators`' business. What must never enter: an edit beyond these, because a vendor's answer passes unchanged
 //! but for the listed ones.
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use zeroize::Zeroizing;
 
 use super::forms::Forms;
@@ -40,12 +42,8 @@ pub fn scrub_head(headers: &mut HeaderMap, forms: &Forms) -> bool {
 /// (RFC 9110 section 7.6.1), `Relay-*`, and fields that would bind the app's client to the vendor's
 /// origin. `Set-Cookie` stays only with `cookies`.
 pub fn strip(headers: &mut HeaderMap, cookies: bool) {
-    let mut gone: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect();
+    let mut gone: Vec<HeaderName> =
+        words(headers, &header::CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
     gone.extend(headers.keys().filter(|name| never_passes(name.as_str(), cookies)).cloned());
     for name in &gone {
         headers.remove(name);
@@ -59,6 +57,30 @@ pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     for name in HEAD_ONLY.iter().chain(&links::FIELDS) {
         trailers.remove(name);
     }
+}
+
+/// The trailers that the vendor announces and that may pass, for an HTTP/1.1 app that reads trailers; no others
+/// can stand behind a body there (RFC 9110 sections 6.6.2 and 10.1.4).
+pub(super) fn announced(headers: &HeaderMap, asked: &Parts) -> Option<HeaderValue> {
+    if !headers.contains_key(header::TRAILER) || headers.contains_key(header::CONTENT_LENGTH) {
+        return None;
+    }
+    let reads = |word: &[u8]| word.eq_ignore_ascii_case(b"trailers");
+    if asked.version != Version::HTTP_11 || !words(&asked.headers, &header::TE).any(reads) {
+        return None;
+    }
+    let mut names: HeaderMap<HeaderValue> = words(headers, &header::TRAILER)
+        .filter_map(|name| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_static(""))))
+        .collect();
+    strip_trailers(&mut names);
+    let names: Vec<&str> = names.keys().map(HeaderName::as_str).collect();
+    HeaderValue::from_str(&names.join(", ")).ok().filter(|names| !names.is_empty())
+}
+
+/// What stands between a list's commas.
+fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lists = headers.get_all(name).into_iter();
+    lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Fields that mean nothing good behind a body.
