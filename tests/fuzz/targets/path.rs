@@ -35,8 +35,8 @@ pub fn run(data: &[u8]) {
         let Ok(sent) = probe::target(the_route(), &matched, token) else { return };
         stays_inside(&sent, &rest, uri.query());
         assert!(!sent.to_string().contains(text.as_str()), "the caller's token is in the target");
-        if let Some(rule) = rule.and_then(|text| Rule::parse(text).ok()) {
-            denied_stays_denied(&rule, &rest);
+        if let Some((rule, text)) = rule.and_then(|text| Some((Rule::parse(text).ok()?, text))) {
+            denied_stays_denied(&rule, text, &rest);
         }
     });
 }
@@ -62,24 +62,37 @@ fn stays_inside(sent: &Uri, rest: &str, query: Option<&str>) {
     }
 }
 
-/// Whoever writes one more letter of a denied path as an escape gets no further.
-fn denied_stays_denied(rule: &Rule, rest: &str) {
-    let denied = rule.denies(&Method::GET, rest);
-    assert!(denied || !rule.matches(&Method::GET, rest), "what a rule covers it denies");
-    if !denied {
+/// What is denied as plain text is denied however it is escaped, up to twice over, and with one slash more.
+///
+/// Only text without escapes says what a rule means: `*` and a letter may also cover the half of an escape.
+fn denied_stays_denied(rule: &Rule, text: &str, rest: &str) {
+    assert!(
+        rule.denies(&Method::GET, rest) || !rule.matches(&Method::GET, rest),
+        "what a rule covers it denies"
+    );
+    let twice = |text: &str| percent_decoded(&percent_decoded(text));
+    let whole = twice(rest);
+    // A slash or a semicolon in a segment is a byte like others to whoever decodes segment by segment.
+    let names =
+        rest.split('/').filter_map(|segment| segment.split(';').next()).filter(|name| !name.is_empty());
+    let apart: String = names.map(|name| format!("/{}", twice(name).replace(['/', ';'], "\x01"))).collect();
+    let denied = |plain: &str| !plain.contains('%') && !plain.is_empty() && rule.denies(&Method::GET, plain);
+    if !denied(&whole) && !denied(&apart) {
         return;
     }
+    assert!(rule.denies(&Method::GET, rest), "{whole} or {apart} is denied, {rest} is not");
     for (at, byte) in rest.bytes().enumerate().filter(|(_, byte)| byte.is_ascii_alphanumeric()) {
-        let before = rest.get(at.saturating_sub(2)..at).unwrap_or_default();
-        if before.contains('%') {
+        if rest.get(at.saturating_sub(2)..at).unwrap_or_default().contains('%') {
             continue;
         }
         let escaped = format!("{}%{byte:02X}{}", &rest[..at], &rest[at + 1..]);
         assert!(rule.denies(&Method::GET, &escaped), "{rest} is denied, {escaped} is not");
     }
     // An empty segment may be what `*` stood for, also one with parameters alone; then one more of them is
-    // another path.
-    if rest.split('/').skip(1).any(|segment| segment.is_empty() || segment.starts_with(';')) {
+    // another path. Where a rule has parameters itself, `*` may stand for a part of others.
+    let names_all =
+        |plain: &str| !plain.split('/').skip(1).any(|name| name.is_empty() || name.starts_with(';'));
+    if text.contains([';', '%']) || !(denied(&apart) || names_all(&whole)) {
         return;
     }
     let doubled = rest.replacen('/', "//", 1);
