@@ -248,8 +248,6 @@ pub struct VendorBody {
     source: Coming,
     idle: Duration,
     waiting_since: Option<Instant>,
-    /// Why it stopped, to be told at the next turn.
-    broken: Option<Failure>,
 }
 
 /// Where an answer comes from, and what is held while it does.
@@ -281,7 +279,7 @@ impl VendorBody {
     }
 
     fn new(source: Coming, idle: Duration) -> Self {
-        let mut body = Self { source, idle, waiting_since: None, broken: None };
+        let mut body = Self { source, idle, waiting_since: None };
         if body.has_come() {
             body.finish();
         }
@@ -344,9 +342,6 @@ impl Body for VendorBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
-        if let Some(broken) = body.broken.take() {
-            return Poll::Ready(Some(Err(BodyError::Broken(broken.to_string()))));
-        }
         let polled = match &mut body.source {
             Coming::Wire(wire, ..) => wire.poll_body(cx),
             Coming::Branch(incoming, _) => Pin::new(incoming)
@@ -370,11 +365,7 @@ impl Body for VendorBody {
             }
             Poll::Ready(Some(Err(failure))) => {
                 body.source = Coming::Broken;
-                // What came before the break may have come in the same turn, and hyper's server throws away
-                // what it has not written when a body fails: one turn is for writing it.
-                body.broken = Some(failure);
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                Poll::Ready(Some(Err(BodyError::Broken(failure.to_string()))))
             }
         }
     }

@@ -1,5 +1,7 @@
 /// What the gate passes, hyper frames identically.
 mod gate;
+/// What an app sends reaches the vendor framed as one request, and the connection lasts as its answer says.
+mod requests;
 /// What a vendor frames badly is a visible failure, and its connection is not used again.
 mod vendors;
 

@@ -166,8 +166,8 @@ fn a_fresh_connection_that_breaks_is_no_reason_to_send_again() {
 
 #[test]
 fn a_vendor_that_closes_idle_connections_is_not_noticed() {
-    let answers = Arc::new(AtomicUsize::new(0));
-    let count = answers.clone();
+    let (answers, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, counts) = (answers.clone(), closed.clone());
     let rig = alone(
         Vendor::start(move |_, out| {
             count.fetch_add(1, SeqCst);
@@ -175,12 +175,17 @@ fn a_vendor_that_closes_idle_connections_is_not_noticed() {
             out.conn.send_close_notify();
             let _ = std::io::Write::flush(out);
             let _ = out.sock.shutdown(std::net::Shutdown::Both);
+            counts.fetch_add(1, SeqCst);
         }),
         "",
     );
     let id = rig.secret("acme");
     for round in 0..30 {
         let (method, body): (&str, &[u8]) = if round % 2 == 0 { ("POST", b"x") } else { ("GET", b"") };
+        // A POST on its way to a connection that is closed meanwhile is lost, and rightly told of.
+        while closed.load(SeqCst) < usize::try_from(round).unwrap() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(Duration::from_millis(round % 4 * 10));
         assert_eq!(call(&rig, "acme", &id, method, body).status, 200, "round {round}");
     }

@@ -223,6 +223,7 @@ impl Reading {
                 (true, true) => return Err(NO_STATUS),
                 (true, false) => {}
                 (false, false) => self.fields += 1,
+                (false, true) if self.looked > HEAD_BYTES => return Err(TOO_LONG),
                 (false, true) => return Ok(Some(self.looked)),
             }
         }
@@ -232,7 +233,7 @@ impl Reading {
         }
         self.looked = self.buffer.len();
         if self.looked > HEAD_BYTES || self.fields > FIELDS {
-            return Err(Flaw("the answer's head is too long"));
+            return Err(TOO_LONG);
         }
         Ok(None)
     }
@@ -390,6 +391,7 @@ impl Head {
     }
 }
 
+const TOO_LONG: Flaw = Flaw("the answer's head is too long");
 /// What every answer begins with.
 const BEGINNING: &[u8] = b"HTTP/1.";
 const NO_STATUS: Flaw = Flaw("the answer begins with no status line of HTTP/1");

@@ -229,7 +229,7 @@ fn surplus_behind_an_answer_that_fills_the_buffer_is_found() {
         raw(out, &[head.as_bytes(), &vec![b'x'; size], b"!"].concat());
     }));
     let id = rig.secret("acme");
-    for buffer in [8192_usize, 16384, 32768] {
+    for buffer in [4096_usize, 8192, 16384, 32768, 36864] {
         for size in (buffer - 60..buffer).chain([buffer]) {
             let answer = rig.get(&format!("/vendor/{id}/{size}"), &rig.token("acme"));
             assert!(answer.status == 502 || answer.cut, "{size} bytes and one more: {}", answer.status);
