@@ -334,7 +334,7 @@ fn what_waits_in_memory_for_a_slow_app_is_sent_before_relay_ends() {
         ));
         rig.audit_until(|records| records.iter().any(|r| r["kind"] == "intent"));
         let under_way = || rig.running().metrics().in_flight().get() > 0;
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         while under_way() && since.elapsed() < Duration::from_secs(1) {
             std::thread::sleep(Duration::from_millis(20));
         }
