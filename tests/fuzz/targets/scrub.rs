@@ -108,9 +108,10 @@ fn holds(text: &[u8], secret: &[u8]) -> Option<&'static str> {
     let folded = standard(text);
     let stands = |(name, encoder): &(&'static str, Encoder)| {
         let form = encoder(secret);
-        match *name {
-            "raw" => memchr::memmem::find(text, &form).is_some(),
-            _ => memchr::memmem::find(&folded, &standard(&form)).is_some(),
+        if name.starts_with("base64") {
+            memchr::memmem::find(&folded, &standard(&form)).is_some()
+        } else {
+            memchr::memmem::find(text, &form).is_some()
         }
     };
     ENCODERS.iter().find(|row| stands(row)).map(|row| row.0)
