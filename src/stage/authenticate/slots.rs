@@ -112,9 +112,10 @@ fn agree<'a>(found: &mut Option<Cow<'a, str>>, token: Cow<'a, str>) -> Result<()
 /// The tokens in a field's value: bare, behind a scheme, or as password and name of Basic.
 fn tokens_in(value: &str) -> [Option<Cow<'_, str>>; 2] {
     let value = value.trim();
-    if is_token(value) {
-        return [Some(Cow::Borrowed(value)), None];
-    }
+    // What stands in no token is looked for first, so that a field with a scheme is read once.
+    let Some(at) = memchr::memrchr2(b' ', b'=', value.as_bytes()) else {
+        return [is_token(value).then_some(Cow::Borrowed(value)), None];
+    };
     if let Some(pair) = behind_scheme(value, &["basic"]) {
         let decoded = STANDARD.decode(pair).ok().and_then(|pair| String::from_utf8(pair).ok());
         let Some((user, password)) = decoded.as_deref().and_then(|pair| pair.split_once(':')) else {
@@ -122,7 +123,7 @@ fn tokens_in(value: &str) -> [Option<Cow<'_, str>>; 2] {
         };
         return [password, user].map(|part| is_token(part).then(|| Cow::Owned(part.to_owned())));
     }
-    let last = memchr::memrchr2(b' ', b'=', value.as_bytes()).and_then(|at| value.get(at + 1..));
+    let last = value.get(at + 1..);
     let bare = last.filter(|last| is_token(last)).or_else(|| {
         let unquoted = last?.trim_matches('"');
         is_token(unquoted).then_some(unquoted)

@@ -91,9 +91,9 @@ fn shape(path: &str) -> Result<(), Refusal> {
 }
 
 /// `..;x` is a dot segment to servers that cut path parameters off, `..?x` to those that read a decoded path as
-/// a target once more.
+/// a target once more, and `..` with a space behind it to those whose files' names cannot end in one.
 fn is_dots(part: &[u8]) -> bool {
-    let name = part.split(|b| matches!(b, b';' | b'?' | b'#')).next().unwrap_or_default();
+    let name = part.split(|b| matches!(b, b';' | b'?' | b'#')).next().unwrap_or_default().trim_ascii();
     name == b"." || name == b".."
 }
 
@@ -143,6 +143,9 @@ mod tests {
             ("/a/..%3fb", "before an encoded question mark"),
             ("/a%252f..%253fb", "before one encoded twice"),
             ("/a/..%23b", "before an encoded #"),
+            ("/a/..%20/b", "before a space, which some file systems drop"),
+            ("/a/%20..", "behind a space"),
+            ("/a..%2f..%2520", "before a space encoded twice"),
             ("/a%252f..%252f%25zz", "encoded twice, beside a % that is nothing"),
             ("/a\\b", "a backslash"),
             ("/a%5cb", "an encoded backslash"),

@@ -69,6 +69,8 @@ pub fn run(data: &[u8]) {
     assert_eq!(parts.bytes.len(), body.len(), "the length is kept in pieces");
     // A spelling that is drawn out beyond what is held back is found where it comes in one piece.
     let may_be_drawn_out = body.iter().any(|byte| b"\0\r\n&%\\=".contains(byte));
+    // Base64 of an escaped text is read, too, and the encoders here do not write it.
+    let may_be_escaped_within = escapes_within(&body);
     if !may_be_drawn_out {
         assert_eq!(whole.bytes, parts.bytes, "the pieces change the text");
     }
@@ -81,7 +83,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(holds(&left(&whole.bytes), &secret), None, "a form survives in one piece");
     assert!(before.is_none() || parts.reflected, "what is found is told ({before:?})");
     assert!(parts.reflected || parts.bytes == body, "what holds no form passes unchanged");
-    if !may_be_drawn_out {
+    if !may_be_drawn_out && !may_be_escaped_within {
         assert_eq!(before.is_some(), parts.reflected, "nothing else is found");
     }
     if before.is_none() && !parts.reflected && holds(&body, &other).is_none() {
@@ -115,6 +117,27 @@ fn holds(text: &[u8], secret: &[u8]) -> Option<&'static str> {
         }
     };
     ENCODERS.iter().find(|row| stands(row)).map(|row| row.0)
+}
+
+/// Whether base64 in `text`, wherever it may begin, stands for what begins an escape.
+fn escapes_within(text: &[u8]) -> bool {
+    let sextet = |byte: &u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    };
+    let stands_for = |group: &[u8]| {
+        let sextets: Option<Vec<u8>> = group.iter().map(sextet).collect();
+        sextets.is_some_and(|s| {
+            [s[0] << 2 | s[1] >> 4, s[1] << 4 | s[2] >> 2, s[2] << 6 | s[3]]
+                .iter()
+                .any(|b| b"&%\\=".contains(b))
+        })
+    };
+    text.windows(4).any(stands_for)
 }
 
 /// A secret of this length; kinds differ in their alphabet, seeds in nothing else.
