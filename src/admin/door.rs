@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::Admin;
 use crate::kms::KmsError;
-use crate::model::RequestId;
+use crate::model::{RequestId, SecretId};
 use crate::refusal::{Code, Refusal};
 use crate::reply;
 use crate::seal::SealError;
@@ -79,6 +79,11 @@ pub(super) async fn guard(State(admin): State<Arc<Admin>>, request: Request, nex
 /// What there is not.
 pub(super) async fn unknown() -> Denied {
     Denied(Refusal::new(Code::RequestMalformed, "The admin API has no such endpoint, or not by this method."))
+}
+
+/// Reads the id in a request's path.
+pub(super) fn parsed(id: &str) -> Result<SecretId, Refusal> {
+    SecretId::parse(id).map_err(|why| Refusal::new(Code::RequestMalformed, why.to_string()))
 }
 
 /// Reads a JSON body into `T`. The bytes are wiped: they may hold values.

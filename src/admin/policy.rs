@@ -13,8 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::Admin;
-use super::door::{Denied, json};
-use super::secrets::parsed;
+use super::door::{Denied, json, parsed};
 use super::trace::About;
 use crate::model::Policy;
 use crate::seal::Summary;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
 use super::Admin;
-use super::door::{Denied, json};
+use super::door::{Denied, json, parsed};
 use super::policy::Limits;
 use super::trace::{About, Made};
 use crate::clock;
@@ -205,10 +205,6 @@ pub(super) async fn remove(
     let removed = admin.sealer.remove(id).await.map(|customer| Removed { customer, id });
     admin.finish(trace, removed).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-pub(super) fn parsed(id: &str) -> Result<SecretId, Refusal> {
-    SecretId::parse(id).map_err(|why| Refusal::new(Code::RequestMalformed, why.to_string()))
 }
 
 /// A secret that is gone, as the audit tells it.

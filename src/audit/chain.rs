@@ -9,16 +9,16 @@ use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::desk::{Answer, Batch, Cohort, Desk, HUNG_AFTER, Message};
 use super::line::genesis;
 use super::record::{self, Hash, Head, Stamp};
-use super::writer::{Answer, Batch, Desk, HUNG_AFTER, Message};
 use super::{AuditError, Event, Kind};
 
 /// One hash chain of the log. Clones share it.
@@ -239,43 +239,6 @@ impl Drop for Attendant {
         if !state.bytes.is_empty() {
             self.chain.hand_over(&mut state, None);
         }
-    }
-}
-
-/// Those who wait for the same batch.
-#[derive(Default)]
-pub(super) struct Cohort {
-    fate: OnceLock<Result<(), AuditError>>,
-    waiting: Mutex<Vec<Waker>>,
-}
-
-impl Cohort {
-    /// Tells everyone; the first answer stands.
-    pub(super) fn finish(&self, result: Result<(), AuditError>) {
-        if self.fate.set(result).is_ok() {
-            let waiting = mem::take(&mut *self.waiting());
-            waiting.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn poll(&self, cx: &Context<'_>, slot: &mut Option<usize>) -> Poll<Result<(), AuditError>> {
-        let mut waiting = self.waiting();
-        // Asked under the lock: `finish` sets the fate before it takes the wakers.
-        if let Some(fate) = self.fate.get() {
-            return Poll::Ready(fate.clone());
-        }
-        match slot.and_then(|slot| waiting.get_mut(slot)) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => {
-                *slot = Some(waiting.len());
-                waiting.push(cx.waker().clone());
-            }
-        }
-        Poll::Pending
     }
 }
 

@@ -4,7 +4,6 @@
 //! the file keeps up it is waited for first: what verifies should be the most whole. What a sink lost is counted,
 //! told, and marked in it by a gap. A file alone never comes here.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -244,6 +243,3 @@ impl Outlet for FileOutlet {
         }
     }
 }
-
-/// What waits in a lane, oldest first.
-pub(super) type Jobs = VecDeque<Job>;

@@ -1,14 +1,14 @@
 //! One of several sinks: its queue, its thread, and what it lost.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::fan::Jobs;
+use super::desk::HUNG_AFTER;
 use super::file::Member;
-use super::writer::HUNG_AFTER;
 use crate::clock;
 
 /// Bytes that wait for one sink; what comes on top of them is lost to it.
@@ -55,6 +55,9 @@ pub(super) enum Job {
     Gap(u64),
     Turn(u64),
 }
+
+/// What waits in a lane, oldest first.
+type Jobs = VecDeque<Job>;
 
 /// Told whenever a lane got on, or failed.
 #[derive(Default)]

@@ -14,10 +14,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::chain::Chain;
+use super::desk::{Desk, Message};
 use super::file::Member;
 use super::record::Order;
 use super::rounds::Rounds;
-use super::writer::{Desk, Held, Message, Writer, publish};
+use super::writer::{Held, Writer, publish};
 use super::{Anchor, AuditError, Durability, PublicKey, Signer, Sink};
 
 /// How long [`Log::close`] and [`Log::anchor_now`] wait for the sink.

@@ -13,8 +13,10 @@ pub mod history;
 pub mod log;
 pub mod verify;
 
+mod desk;
 mod lane;
 mod line;
+mod problem;
 mod record;
 pub mod replica;
 pub mod rotation;
@@ -31,8 +33,9 @@ pub use fan::FanOut;
 pub use file::{FileSink, Member, MemorySink, Sink};
 pub use lane::Outlet;
 pub use log::{Log, Setup, newest_anchor};
+pub use problem::Problem;
 pub use rotation::Rotation;
-pub use verify::{Problem, Verdict, verify};
+pub use verify::{Verdict, verify};
 
 use crate::model::{Customer, IntegrationName, RequestId, SecretId};
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use super::Anchor;
 use super::line::{Record, genesis};
+use super::problem::Problem;
 use super::record::{Hash, Head};
-use super::verify::Problem;
 
 /// More problems than this between two anchors are not told apart.
 const MOST: usize = 1000;

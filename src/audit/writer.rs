@@ -6,132 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::anchor::{Draft, Why};
-use super::chain::Cohort;
+use super::desk::{Batch, Desk, Message};
 use super::file::{Eraser, Inherited, Syncer};
 use super::record::{Hash, Head, Order};
 use super::rounds::Rounds;
 use super::{Anchor, AuditError, Durability, Signer, Sink};
 
-/// A sink that takes longer than this for one write hangs.
-pub(super) const HUNG_AFTER: Duration = Duration::from_millis(250);
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 const ANCHOR_EVERY: Duration = Duration::from_secs(60);
 /// How often a sink that fails is tried again when the log closes.
 const LAST_TRIES: u32 = 10;
 /// Bytes of one write at most, so that an answer does not wait for many.
 const WRITE_BYTES: usize = 1024 * 1024;
-/// Bytes not yet written, over which no intent, and no outcome, is added.
-const INTENT_BOUND: usize = 8 * 1024 * 1024;
-const OUTCOME_BOUND: usize = 2 * INTENT_BOUND;
-
-/// What chains and writer share.
-pub(super) struct Desk {
-    pub(super) inbox: Sender<Message>,
-    /// Bytes that chains have added and the sink has not taken.
-    pub(super) queued: AtomicUsize,
-    failing: AtomicBool,
-    cause: Mutex<String>,
-    /// When the write under way began, in milliseconds since `opened` plus one; 0 between writes.
-    writing_since: AtomicU64,
-    opened: Instant,
-}
-
-impl Desk {
-    pub(super) fn new(inbox: Sender<Message>) -> Self {
-        Self {
-            inbox,
-            queued: AtomicUsize::new(0),
-            failing: AtomicBool::new(false),
-            cause: Mutex::default(),
-            writing_since: AtomicU64::new(0),
-            opened: Instant::now(),
-        }
-    }
-
-    /// Whether a record may be added; one that something waits for is held to more.
-    pub(super) fn admits(&self, needed_first: bool) -> Result<(), AuditError> {
-        let bound = if needed_first { INTENT_BOUND } else { OUTCOME_BOUND };
-        if self.queued.load(Ordering::Relaxed) > bound {
-            return Err(AuditError(format!("the sink is {} MiB behind", bound / 1024 / 1024)));
-        }
-        if needed_first { self.health() } else { Ok(()) }
-    }
-
-    /// Whether the sink takes records, and promptly.
-    pub(super) fn health(&self) -> Result<(), AuditError> {
-        if self.failing.load(Ordering::Relaxed) {
-            return Err(self.cause());
-        }
-        if self.hangs() {
-            return Err(AuditError(format!("the sink has not answered for {} ms", HUNG_AFTER.as_millis())));
-        }
-        Ok(())
-    }
-
-    pub(super) fn hangs(&self) -> bool {
-        match self.writing_since.load(Ordering::Relaxed) {
-            0 => false,
-            since => self.now().saturating_sub(since) > millis(HUNG_AFTER),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        millis(self.opened.elapsed()) + 1
-    }
-
-    fn cause(&self) -> AuditError {
-        AuditError(self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-
-    fn fails(&self, error: &std::io::Error) {
-        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
-        if !self.failing.swap(true, Ordering::Relaxed) {
-            tracing::error!(%error, "the audit cannot be written; requests are refused");
-        }
-    }
-
-    fn works(&self) {
-        if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!("the audit can be written again");
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(super) enum Message {
-    Batch(Batch),
-    /// Make an anchor now.
-    Seal(oneshot::Sender<Result<Anchor, AuditError>>),
-    /// Write what there is and a last anchor, then end.
-    Close(Sender<Result<(), AuditError>>),
-}
-
-/// What one chain hands over at a time.
-pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
-    pub(super) hashes: Vec<Hash>,
-    pub(super) head: Head,
-    pub(super) cohort: Arc<Cohort>,
-    /// Where the answer goes, to be spread there; without it the cohort hears it from the writer.
-    pub(super) answer: Option<oneshot::Sender<Answer>>,
-}
-
-/// What became of a batch, and its buffers for the next.
-pub(super) struct Answer {
-    pub(super) result: Result<(), AuditError>,
-    pub(super) spare: (Vec<u8>, Vec<Hash>),
-}
 
 pub(super) struct Writer {
     pub(super) replica: Arc<str>,
@@ -274,9 +168,9 @@ impl Writer {
 
     /// Lets the sink do something, which counts as hung if it takes too long.
     pub(super) fn timed<T>(&mut self, work: impl FnOnce(&mut dyn Sink) -> T) -> T {
-        self.desk.writing_since.store(self.desk.now(), Ordering::Relaxed);
+        self.desk.begins();
         let done = work(&mut *self.sink);
-        self.desk.writing_since.store(0, Ordering::Relaxed);
+        self.desk.ends();
         done
     }
 
@@ -345,17 +239,6 @@ impl Writer {
             std::thread::sleep(RETRY_EVERY);
         }
         self.seal(Why::Close)
-    }
-}
-
-impl Batch {
-    fn answer(self, result: Result<(), AuditError>) {
-        let Some(answer) = self.answer else { return self.cohort.finish(result) };
-        let spare = (self.bytes, self.hashes);
-        // The task is gone: whoever still waits hears it here.
-        if let Err(unheard) = answer.send(Answer { result, spare }) {
-            self.cohort.finish(unheard.result);
-        }
     }
 }
 

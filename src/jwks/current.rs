@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::KeySet;
-use super::follow::Times;
+use super::times::Times;
 use crate::clock;
 
 /// Moves whenever any issuer's keys do.

@@ -9,8 +9,10 @@ mod current;
 mod follow;
 mod set;
 mod source;
+mod times;
 
 pub use current::{Generation, IssuerKeys, IssuerState, Standing};
-pub use follow::{News, Times, Told, follow};
+pub use follow::{News, Told, follow};
 pub use set::{Algorithm, JwksError, KeySet, LARGEST_DOCUMENT};
 pub use source::{Address, Bearer, Loaded, Source, SourceError};
+pub use times::Times;

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::ask::filled;
+use super::fill::filled;
 use crate::clock::unix_seconds;
 use crate::config::renewal::{Assertion, Signing};
 use crate::refusal::{Code, Refusal};

@@ -9,6 +9,7 @@
 mod answer;
 mod ask;
 mod assertion;
+mod fill;
 mod flights;
 mod renew;
 mod verify;

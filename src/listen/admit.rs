@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::DoorLimits;
-use super::gate::check_target;
+use super::gate::{check_target, is_authority};
 use crate::refusal::{Code, Refusal};
 
 /// Checks a request's head.
@@ -87,37 +87,5 @@ impl<'a> Framing<'a> {
             }
         }
         framing
-    }
-}
-
-/// `host`, `host:port` or `[ipv6]:port` (RFC 3986 section 3.2.2), as rewritten references will name it.
-pub(super) fn is_authority(host: &[u8]) -> bool {
-    let (name, port) = match host.iter().rposition(|b| *b == b':') {
-        Some(colon) if host.last() != Some(&b']') => host.split_at(colon),
-        _ => (host, &b":0"[..]),
-    };
-    let inside = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]"));
-    let named = match inside {
-        Some(address) => {
-            !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || b":.".contains(b))
-        }
-        None => !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(b)),
-    };
-    let digits = port.get(1..).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
-    named && digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_authority_is_a_host() {
-        for host in ["a", "relay.internal", "127.0.0.1:8480", "[::1]", "[::1]:8480", "a_b"] {
-            assert!(is_authority(host.as_bytes()), "{host}");
-        }
-        for host in ["", ":80", "a b", "a/x?", "user@a", "[::1", "a:", "a:b", "a:99999", "[]", "a,b"] {
-            assert!(!is_authority(host.as_bytes()), "{host}");
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
@@ -23,7 +24,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 use zeroize::Zeroizing;
 
-use super::upstream::fresh_id;
 use crate::model::{Malformed, SecretId};
 
 /// A certificate chain with its private key, for one handshake. The library wipes the key when it is dropped.
@@ -180,4 +180,10 @@ impl Badges {
     pub(super) fn sweep(&mut self) {
         self.0.retain(|_, badge| Rc::strong_count(badge) > 1);
     }
+}
+
+/// A number that no other place in a pool has.
+pub(super) fn fresh_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Uri;
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 use tower::Service;
 
 use super::dial::{Dial, DialError};
-use super::identity::Identity;
+use super::identity::{Identity, fresh_id};
 use super::resolve::Resolver;
 use super::stream::{self, Stream};
 use super::tls::offering_http2;
@@ -196,12 +195,6 @@ impl Parts {
     fn connector(&self, tls: Arc<ClientConfig>) -> HttpsConnector<Dial> {
         HttpsConnector::new(self.dial.clone(), tls, !self.plaintext, self.names.clone())
     }
-}
-
-/// A number that no other place in a pool has.
-pub(super) fn fresh_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The connector wraps the TLS library's verdict in I/O errors, one inside the other; a connection that just

@@ -17,9 +17,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use relay::config::OnReflect;
-use relay::stage::scrub::body::Reflected;
+
 use relay::stage::scrub::forms::Forms;
-use relay::stage::scrub::passage::Passage;
+use relay::stage::scrub::passage::{Passage, Reflected};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;

@@ -13,8 +13,8 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::Here;
+use super::anchors::{TAIL, WHOLE, newest_anchor};
 use super::finding::Findings;
-use super::parts::{TAIL, WHOLE, newest_anchor};
 use crate::audit::PublicKey;
 use crate::kms::Kms;
 use crate::kms::cached::DataKeys;

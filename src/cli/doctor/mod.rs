@@ -4,6 +4,7 @@
 //! store is opened or its relay asked, the audit is verified. Beside a running relay it asks that one, and touches
 //! nothing of its. What must never enter: a write to anything but the terminal, a value of a secret.
 
+mod anchors;
 mod around;
 mod finding;
 mod held;

@@ -4,7 +4,6 @@
 //! one is that one's alone.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::anchors::{TAIL, WHOLE, newest_anchor};
 use super::around::Around;
 use super::finding::Findings;
 use super::held::Keys;
@@ -33,9 +33,6 @@ use crate::store::{Feed, Store};
 
 /// How long the KMS may take.
 const CALL: Duration = Duration::from_secs(15);
-/// The largest audit that is verified whole, and the piece at the end of a larger one.
-pub(super) const WHOLE: u64 = 64 << 20;
-pub(super) const TAIL: u64 = 4 << 20;
 /// Free space below which it is told, and below which writes will soon fail.
 const LITTLE: u64 = 1 << 30;
 const LEAST: u64 = 64 << 20;
@@ -323,16 +320,6 @@ fn tail(file: File, size: u64, key: Option<PublicKey>, newest: Option<&Anchor>) 
         return Err("it was cut: the store knows a newer anchor".to_owned());
     }
     Ok(format!("sealed until {}; too large to be verified whole here", found.time()))
-}
-
-/// The last anchor at or behind the byte `from`, where a line may begin or not.
-pub(super) fn newest_anchor(mut file: File, from: u64) -> std::io::Result<Option<Anchor>> {
-    file.seek(SeekFrom::Start(from))?;
-    let mut found = None;
-    for line in BufReader::new(file).split(b'\n') {
-        found = Anchor::parse(&line?).or(found);
-    }
-    Ok(found)
 }
 
 /// Whether there is space for the store and the audit.

@@ -17,7 +17,7 @@ use super::super::upstream::UpstreamTemplate;
 use super::super::written::{Given, Table, Written};
 use super::super::{FieldSetting, Integration, OnReflect, Placement, Timeouts};
 use super::doors::Doors;
-use super::renewal::Around;
+use super::material::Around;
 use super::{fields, login, per_customer, placement, renewal, server, signing, upstream};
 use crate::model::{IntegrationName, Origin};
 

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::super::renewal::{Encoding, Grant, Pointers, Renewal, Verify};
 use super::super::report::Place;
 use super::super::written::{Table, Written, article};
-use super::renewal::{Around, Reader};
+use super::material::{Around, Reader};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

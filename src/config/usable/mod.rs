@@ -10,6 +10,7 @@ mod fields;
 mod integration;
 mod kms;
 mod login;
+mod material;
 mod per_customer;
 mod placement;
 mod renewal;

@@ -22,8 +22,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-pub(super) use head::check_target;
 pub use head::{Body, Head};
+pub(super) use head::{check_target, is_authority};
 pub use latch::Latch;
 
 use super::DoorLimits;

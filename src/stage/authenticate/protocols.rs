@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
 
-use super::slots::is_token;
+use super::token::is_token;
 
 /// The tokens that stand there.
 pub(super) fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {

@@ -13,11 +13,11 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::protocols;
+use super::token::is_token;
 use crate::refusal::{Code, Refusal};
 use crate::stage::route::{Matched, Slot, parameters};
 
 const RELAY_AUTHORIZATION: HeaderName = HeaderName::from_static("relay-authorization");
-const LONGEST_TOKEN: usize = 8 * 1024;
 
 /// The one token of the request. For an unknown integration only the two fixed fields are read.
 pub(super) fn find<'a>(headers: &'a HeaderMap, matched: &'a Matched) -> Result<Cow<'a, str>, Refusal> {
@@ -147,25 +147,6 @@ fn behind_scheme<'a>(value: &'a str, schemes: &[&str]) -> Option<&'a str> {
     let value = value.trim();
     let (scheme, rest) = value.split_at_checked(memchr::memchr(b' ', value.as_bytes())?)?;
     schemes.iter().any(|s| scheme.eq_ignore_ascii_case(s)).then(|| rest.trim())
-}
-
-/// Three non-empty base64url parts and two dots, 8 KiB at most.
-pub(super) fn is_token(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let mut dots = memchr::memchr_iter(b'.', bytes);
-    let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else { return false };
-    let parts = first > 0 && second > first + 1 && bytes.len() > second + 1;
-    parts && bytes.len() <= LONGEST_TOKEN && all_of_token(bytes)
-}
-
-/// Whether every byte is base64url's or a dot. Without a way out in the middle, so that it is compiled to
-/// whole vectors: a token is the longest field of most requests.
-fn all_of_token(bytes: &[u8]) -> bool {
-    bytes.iter().fold(true, |so_far, &byte| {
-        let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-        let digit = byte.wrapping_sub(b'0') < 10;
-        so_far & (letter | digit | (byte == b'-') | (byte == b'_') | (byte == b'.'))
-    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,25 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use super::forms::Forms;
 use super::head;
 use super::messages::{Compressed, Part, Prefixes};
-use super::passage::{Blocked, JOINED, Passage};
+use super::passage::{Blocked, JOINED, Passage, Reflected};
 use super::validators;
 use crate::config::OnReflect;
-
-/// Whether the credential was seen in an answer. Clones share the one answer.
-#[derive(Debug, Clone, Default)]
-pub struct Reflected(Arc<AtomicBool>);
-
-impl Reflected {
-    /// Notes that it was seen.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was seen so far; final once the body has ended or was dropped.
-    pub fn seen(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Why a scrubbed body breaks off. The app's connection must then be cut, not ended cleanly.
 #[derive(Debug)]

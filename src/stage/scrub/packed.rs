@@ -18,10 +18,11 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::body::{Cut, Reflected, with_waiting};
+use super::body::{Cut, with_waiting};
 use super::decode::{Broken, Decoder};
 use super::forms::Forms;
 use super::head;
+use super::passage::Reflected;
 use super::passage::{Blocked, Passage};
 use crate::config::OnReflect;
 use crate::stage::coding::Coding;

@@ -7,10 +7,12 @@
 //! more than whole ones. What must never enter: a count or a delay that depends on anything of the
 //! credential but its forms' lengths.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::body::Reflected;
 use super::forms::{Forms, mark};
 use crate::config::OnReflect;
 
@@ -20,6 +22,22 @@ pub(super) const JOINED: usize = 4096;
 /// The credential came back and `on_reflect` is "block": nothing may go out any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocked;
+
+/// Whether the credential was seen in an answer. Clones share the one answer.
+#[derive(Debug, Clone, Default)]
+pub struct Reflected(Arc<AtomicBool>);
+
+impl Reflected {
+    /// Notes that it was seen.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was seen so far; final once the body has ended or was dropped.
+    pub fn seen(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A stream of messages on its way to the app; a body is one message.
 pub struct Passage {

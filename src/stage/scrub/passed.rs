@@ -21,12 +21,13 @@ use crate::stage::coding::{Coding, is_grpc};
 use crate::stage::record::{Opened, Trail};
 
 use super::ahead::{self, Ahead, BRIEF, MOST_AHEAD, PATIENCE};
-use super::body::{Cut, Reflected, Scrubbed, with_waiting};
+use super::body::{Cut, Scrubbed, with_waiting};
 use super::content::Content;
 use super::forms::Forms;
 use super::json;
 use super::packed::Packed;
 use super::passage::Passage;
+use super::passage::Reflected;
 use super::validators;
 
 /// How a body is to be read.

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use sled::{Batch, Db, Tree};
 use tokio::sync::broadcast;
 
-use super::folder::{self, OpenError, is_full};
+use super::fault::{Failure, Fault};
+use super::folder::{self, OpenError};
 use super::rows;
 use super::stopwatch::Pace;
 use crate::store::{Change, StoreError};
@@ -24,16 +25,6 @@ use crate::store::{Change, StoreError};
 const FEED: usize = 1024;
 /// Least time between two attempts to reopen.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
-
-/// Why work on the tree stopped.
-pub(super) enum Fault {
-    /// The store works; this is its answer.
-    Answer(StoreError),
-    /// sled failed.
-    Engine(sled::Error),
-    /// The data file could not be synced.
-    Sync(io::Error),
-}
 
 /// What a write does to the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -294,53 +285,4 @@ impl Open {
         }
         done
     }
-}
-
-enum Failure {
-    /// None: the store works.
-    Answer(StoreError),
-    /// The disk failed, now or before; reopening may help.
-    Io(StoreError),
-    /// sled found damage or panicked.
-    Broken(StoreError),
-}
-
-impl Failure {
-    fn into_error(self) -> StoreError {
-        match self {
-            Self::Answer(error) | Self::Broken(error) | Self::Io(error) => error,
-        }
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Answer(error) => Self::Answer(error),
-            Fault::Sync(error) | Fault::Engine(sled::Error::Io(error)) => Self::Io(io_error(&error)),
-            Fault::Engine(sled::Error::Corruption { at, .. }) => {
-                Self::Broken(StoreError::Damaged(format!("sled's checksum failed at {at:?}")))
-            }
-            // Their texts may quote keys.
-            Fault::Engine(_) => {
-                Self::Broken(StoreError::Unavailable("sled failed on its own account".into()))
-            }
-        }
-    }
-}
-
-impl From<sled::Error> for Fault {
-    fn from(error: sled::Error) -> Self {
-        Self::Engine(error)
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        Self::Sync(error)
-    }
-}
-
-fn io_error(error: &io::Error) -> StoreError {
-    if is_full(error) { StoreError::Full } else { StoreError::Unavailable(error.to_string()) }
 }

@@ -5,9 +5,11 @@
 //! write acknowledged without `engine`'s sync would be lost in a power cut.
 
 mod engine;
+mod fault;
 mod folder;
 mod moving;
 mod past;
+mod record;
 mod rows;
 mod stopwatch;
 mod upkeep;
@@ -24,8 +26,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use self::engine::{Engine, Fault, Room};
-use self::rows::Record;
+use self::engine::{Engine, Room};
+use self::fault::Fault;
+use self::record::Record;
 use self::stopwatch::HUNG_AFTER;
 use super::leases::Leases;
 use super::{Call, Change, Expected, SecretRow, Store, StoreError, Upkeep};

@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use sled::{Batch, Tree};
 
 use super::Sled;
-use super::engine::{Fault, Room};
+use super::engine::Room;
+use super::fault::{Fault, conflict, damaged};
 use super::past;
-use super::rows::{self, FIRST_PIECE, Record, conflict, damaged};
+use super::record::{FIRST_PIECE, Record};
+use super::rows;
 use crate::model::{Customer, SecretId};
 use crate::store::moving::{IMPORT, Load, Moving, Portion, Records, Whole};
 use crate::store::{Call, Expected};

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use sled::{Batch, Tree};
 
-use super::engine::Fault;
-use super::rows::{FIRST_PIECE, Record, conflict, damaged};
+use super::fault::{Fault, conflict, damaged};
+use super::record::{FIRST_PIECE, Record};
 use crate::clock;
 use crate::model::{Customer, DataKeyId, SecretId};
 use crate::store::Past;

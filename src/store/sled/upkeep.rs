@@ -8,9 +8,11 @@ use sled::Batch;
 
 use super::Sled;
 use super::engine::{Engine, Room};
+use super::fault::conflict;
 use super::folder::FORMAT_VERSION;
 use super::past;
-use super::rows::{self, Record, conflict};
+use super::record::Record;
+use super::rows;
 use crate::model::{Customer, DataKeyId, SecretId};
 use crate::store::moving::Moving;
 use crate::store::{Call, Change, Forgotten, Info, Past, StoreError, Upkeep};

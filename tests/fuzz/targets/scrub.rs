@@ -13,8 +13,9 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use relay::config::OnReflect;
-use relay::stage::scrub::body::{Reflected, Scrubbed};
+use relay::stage::scrub::body::Scrubbed;
 use relay::stage::scrub::forms::Forms;
+use relay::stage::scrub::passage::Reflected;
 
 type Encoder = fn(&[u8]) -> Vec<u8>;
 

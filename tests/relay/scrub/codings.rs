@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use relay::stage::coding::Coding;
-use relay::stage::scrub::body::Reflected;
 use relay::stage::scrub::forms::Forms;
 use relay::stage::scrub::packed::Packed;
+use relay::stage::scrub::passage::Reflected;
 
 use super::streams::{Random, Script, Seen, drain, vendor};
 use crate::rig::packing::{ALL, Packing};

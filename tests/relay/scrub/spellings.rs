@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use http::HeaderValue;
 use relay::config::OnReflect;
-use relay::stage::scrub::body::{Reflected, Scrubbed};
+use relay::stage::scrub::body::Scrubbed;
 use relay::stage::scrub::content::Content;
 use relay::stage::scrub::forms::Forms;
-use relay::stage::scrub::passage::Passage;
+use relay::stage::scrub::passage::{Passage, Reflected};
 
 use super::streams::{Random, Script, Seen, drain, holds, through};
 use crate::rig::spellings::{Spelling, hunt, spellings};

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use relay::config::OnReflect;
-use relay::stage::scrub::body::{Cut, Reflected, Scrubbed};
+use relay::stage::scrub::body::{Cut, Scrubbed};
 use relay::stage::scrub::forms::Forms;
+use relay::stage::scrub::passage::Reflected;
 
 const TOKEN: &[u8] = b"sk-live-0123456789abcdef";
 /// Its base64 has `+` and `/` at every alignment.
