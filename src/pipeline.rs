@@ -151,7 +151,7 @@ async fn relay(
         let credential = unseal(&shared.keys, &opened, &line).await?;
         let armed = inject(&opened, credential, head, mem::take(body))?;
         trail.sends();
-        match send(line, armed, opened.grant().lease()).await? {
+        match send(line, armed, again, opened.grant().lease()).await? {
             Sent::Answer(answer) => {
                 trail.heard();
                 if !renewed(shared, &opened, &answer, &mut repeatable).await? {

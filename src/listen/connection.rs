@@ -256,7 +256,8 @@ impl Visitor {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
         let under_way = self.pace.busy();
         self.old.set(request.version() == Version::HTTP_10);
-        let request = request.map(Outgoing::streaming);
+        let version = request.version();
+        let request = request.map(|body| Outgoing::streaming(body, version));
         let station = &*self.station;
         let shown = station
             .observer

@@ -13,12 +13,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::demand::{Demand, Hold};
-use super::failure::Failure;
+use super::failure::{Failure, told};
 use super::pool::Shelf;
 use super::trunk::Branch;
 use super::wire::Wire;
@@ -36,7 +37,8 @@ enum Source {
     #[default]
     Empty,
     Whole(Bytes),
-    Streaming(Incoming),
+    /// With whether it comes over HTTP/2.
+    Streaming(Incoming, bool),
 }
 
 /// How far a request's body has gone. Cheap to clone; an empty body costs nothing.
@@ -70,9 +72,12 @@ impl Outgoing {
         if bytes.is_empty() { Self::empty() } else { Self::metered(Source::Whole(bytes)) }
     }
 
-    /// The app's body, as it comes. Its trailers are dropped (RFC 9110 section 6.5.1).
-    pub fn streaming(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::empty() } else { Self::metered(Source::Streaming(incoming)) }
+    /// The app's body, as it comes, from a request of this version. Its trailers are dropped (RFC 9110 section 6.5.1).
+    pub fn streaming(incoming: Incoming, version: Version) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self::metered(Source::Streaming(incoming, version == Version::HTTP_2))
     }
 
     /// All of it, if it is here: a body that still streams is `None`.
@@ -81,7 +86,7 @@ impl Outgoing {
         match &self.source {
             Source::Empty => Some(&NONE),
             Source::Whole(bytes) => Some(bytes),
-            Source::Streaming(_) => None,
+            Source::Streaming(..) => None,
         }
     }
 
@@ -161,20 +166,38 @@ impl Meter {
     }
 }
 
+/// Why the app's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// Its connection failed, or the framing was wrong.
+    #[error("{}", told(.0))]
+    Broken(#[source] hyper::Error),
+    /// It reset its stream as if all were well (RFC 9113 section 8.1), before the body's end.
+    #[error("it reset the stream before the end")]
+    Reset,
+}
+
+/// Whether a body over HTTP/2 that gives no more has ended, by its framing. hyper takes a reset that names no error for an end,
+/// because a side that needs no more may send one behind a whole body; whether it was whole is not told then, but
+/// by the length that was announced.
+fn is_whole(incoming: &Incoming) -> bool {
+    incoming.is_end_stream() || incoming.size_hint().exact() == Some(0)
+}
+
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if let Some(hold) = &mut self.hold {
             ready!(hold.poll_over(cx));
             self.hold = None;
             self.note(0, State::Going);
         }
-        let incoming = match &mut self.source {
+        let (incoming, http2) = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Whole(bytes) => {
                 let bytes = mem::take(bytes);
@@ -182,7 +205,7 @@ impl Body for Outgoing {
                 self.note(bytes.len(), State::Ended);
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            Source::Streaming(incoming) => incoming,
+            Source::Streaming(incoming, http2) => (incoming, *http2),
         };
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         let state = if incoming.is_end_stream() { State::Ended } else { State::Going };
@@ -204,13 +227,17 @@ impl Body for Outgoing {
                     Poll::Ready(None)
                 }
             },
-            Poll::Ready(None) => {
+            Poll::Ready(None) if !http2 || is_whole(incoming) => {
                 self.note(0, State::Ended);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(e))) => {
+            Poll::Ready(ended) => {
                 self.note(0, State::BrokenOff);
-                Poll::Ready(Some(Err(e)))
+                let why = match ended {
+                    Some(Err(error)) => UploadError::Broken(error),
+                    _ => UploadError::Reset,
+                };
+                Poll::Ready(Some(Err(why)))
             }
         }
     }
@@ -219,7 +246,7 @@ impl Body for Outgoing {
         match &self.source {
             Source::Empty => true,
             Source::Whole(_) => false,
-            Source::Streaming(incoming) => incoming.is_end_stream(),
+            Source::Streaming(incoming, _) => incoming.is_end_stream(),
         }
     }
 
@@ -227,7 +254,7 @@ impl Body for Outgoing {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Streaming(incoming) => incoming.size_hint(),
+            Source::Streaming(incoming, _) => incoming.size_hint(),
         }
     }
 }
@@ -254,8 +281,8 @@ pub struct VendorBody {
 enum Coming {
     /// A connection of its own, which goes back to the shelf at the end.
     Wire(Box<Wire>, Rc<Shelf>, Meter),
-    /// A stream of a shared one.
-    Branch(Incoming, Branch),
+    /// A stream of a shared one; whether the head said all.
+    Branch(Incoming, Branch, bool),
     /// A connection that has switched protocols: without a body.
     Switched(Box<Channel>),
     /// All of it has come.
@@ -269,8 +296,10 @@ impl VendorBody {
         Self::new(Coming::Wire(wire, shelf, meter), idle)
     }
 
-    pub(super) fn of_branch(incoming: Incoming, branch: Branch, idle: Duration) -> Self {
-        Self::new(Coming::Branch(incoming, branch), idle)
+    /// An answer over HTTP/2. `whole` if its head says all, as gRPC's that only fails does: its stream may be reset
+    /// right behind it.
+    pub(super) fn of_branch(incoming: Incoming, branch: Branch, whole: bool, idle: Duration) -> Self {
+        Self::new(Coming::Branch(incoming, branch, whole), idle)
     }
 
     /// An answer without a body, behind which the connection speaks another protocol.
@@ -301,7 +330,7 @@ impl VendorBody {
     fn has_come(&self) -> bool {
         match &self.source {
             Coming::Wire(wire, ..) => wire.is_over(),
-            Coming::Branch(incoming, _) => incoming.is_end_stream(),
+            Coming::Branch(incoming, ..) => incoming.is_end_stream(),
             Coming::Switched(_) | Coming::Ended => true,
             Coming::Broken => false,
         }
@@ -324,7 +353,7 @@ impl VendorBody {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let patience = match &mut self.source {
             Coming::Wire(wire, ..) => &mut wire.patience,
-            Coming::Branch(_, branch) => &mut branch.patience,
+            Coming::Branch(_, branch, _) => &mut branch.patience,
             Coming::Switched(_) | Coming::Ended | Coming::Broken => return Poll::Pending,
         };
         ready!(patience.poll_until(cx, since + self.idle));
@@ -344,9 +373,10 @@ impl Body for VendorBody {
         let body = self.get_mut();
         let polled = match &mut body.source {
             Coming::Wire(wire, ..) => wire.poll_body(cx),
-            Coming::Branch(incoming, _) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map(|polled| polled.map(|read| read.map_err(Failure::Http2))),
+            Coming::Branch(incoming, _, whole) => match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(None) if !*whole && !is_whole(incoming) => Poll::Ready(Some(Err(Failure::Reset))),
+                polled => polled.map(|polled| polled.map(|read| read.map_err(Failure::Http2))),
+            },
             Coming::Switched(_) | Coming::Ended | Coming::Broken => return Poll::Ready(None),
         };
         match polled {
@@ -377,7 +407,7 @@ impl Body for VendorBody {
     fn size_hint(&self) -> SizeHint {
         let left = match &self.source {
             Coming::Wire(wire, ..) => wire.left(),
-            Coming::Branch(incoming, _) => return incoming.size_hint(),
+            Coming::Branch(incoming, ..) => return incoming.size_hint(),
             Coming::Switched(_) | Coming::Ended => Some(0),
             Coming::Broken => None,
         };

@@ -10,7 +10,7 @@ use http::Request;
 use hyper::client::conn::TrySendError;
 use rustls::AlertDescription;
 
-use super::body::Outgoing;
+use super::body::{Outgoing, UploadError};
 use crate::framing::Flaw;
 
 /// Why there is no answer, or no more of one.
@@ -29,11 +29,14 @@ pub(super) enum Failure {
     #[error("{0}")]
     Framing(Flaw),
     /// The app's body broke off.
-    #[error("{}", told(.0))]
-    Body(hyper::Error),
+    #[error("{0}")]
+    Body(UploadError),
     /// The app's body is not as long as it says.
     #[error("it is not as long as it says")]
     Length,
+    /// The vendor reset its stream as if all were well (RFC 9113 section 8.1), and the answer had not ended.
+    #[error("the vendor reset the stream before the answer ended")]
+    Reset,
     /// HTTP/2 failed.
     #[error("{}", told(.0))]
     Http2(hyper::Error),
@@ -64,7 +67,7 @@ impl Failure {
                 || error.is_incomplete_message() || error.is_canceled() || error.is_closed(),
                 closes,
             ),
-            Self::Unsent(_) | Self::Framing(_) | Self::Body(_) | Self::Length => false,
+            Self::Unsent(_) | Self::Framing(_) | Self::Body(_) | Self::Length | Self::Reset => false,
         }
     }
 
@@ -114,9 +117,43 @@ fn cause_of_io(error: &hyper::Error) -> Option<&io::Error> {
     None
 }
 
-fn told(error: &hyper::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+/// What failed, in this program's words: HTTP/2's own text repeats what the other side wrote into its GOAWAY
+/// (RFC 9113 section 6.8), and a vendor may write the credential there.
+pub(super) fn told(error: &hyper::Error) -> String {
+    let Some(cause) = error.source() else { return error.to_string() };
+    let Some(http2) = cause.downcast_ref::<h2::Error>() else {
+        return match cause_of_io(error) {
+            Some(io) => format!("{error}: {io}"),
+            None => error.to_string(),
+        };
+    };
+    let by = if http2.is_remote() { "the other side" } else { "relay" };
+    let what = match http2.reason() {
+        Some(reason) if http2.is_go_away() => format!("{by} ended the connection: {}", name_of(reason)),
+        Some(reason) if http2.is_reset() => format!("{by} reset the stream: {}", name_of(reason)),
+        Some(reason) => name_of(reason).to_owned(),
+        None => http2.get_io().map_or_else(|| "HTTP/2 failed".to_owned(), ToString::to_string),
+    };
+    format!("{error}: {what}")
+}
+
+/// An error code's name (RFC 9113 section 7); one that has none is not repeated.
+fn name_of(reason: h2::Reason) -> &'static str {
+    match reason {
+        h2::Reason::NO_ERROR => "NO_ERROR",
+        h2::Reason::PROTOCOL_ERROR => "PROTOCOL_ERROR",
+        h2::Reason::INTERNAL_ERROR => "INTERNAL_ERROR",
+        h2::Reason::FLOW_CONTROL_ERROR => "FLOW_CONTROL_ERROR",
+        h2::Reason::SETTINGS_TIMEOUT => "SETTINGS_TIMEOUT",
+        h2::Reason::STREAM_CLOSED => "STREAM_CLOSED",
+        h2::Reason::FRAME_SIZE_ERROR => "FRAME_SIZE_ERROR",
+        h2::Reason::REFUSED_STREAM => "REFUSED_STREAM",
+        h2::Reason::CANCEL => "CANCEL",
+        h2::Reason::COMPRESSION_ERROR => "COMPRESSION_ERROR",
+        h2::Reason::CONNECT_ERROR => "CONNECT_ERROR",
+        h2::Reason::ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM",
+        h2::Reason::INADEQUATE_SECURITY => "INADEQUATE_SECURITY",
+        h2::Reason::HTTP_1_1_REQUIRED => "HTTP_1_1_REQUIRED",
+        _ => "an unknown code",
     }
 }

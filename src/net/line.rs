@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::body::{Meter, Outgoing, VendorBody};
@@ -21,6 +21,9 @@ use super::trunk::Branch;
 use super::upstream::Upstream;
 use super::wire::Wire;
 use crate::model::Customer;
+
+/// Stands in the head of an answer that has no trailers to come.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A verified connection, ready to carry one request.
 pub struct Line {
@@ -46,8 +49,9 @@ pub enum SendError {
     /// No byte of the request went out; here it is back.
     #[error("the connection closed before the request was sent")]
     Unsent(Box<Request<Outgoing>>),
-    /// A reused connection was closed before any byte of an answer; the request had no body.
-    #[error("the vendor closed a reused connection without an answer")]
+    /// A reused connection was closed before any byte of an answer, or the vendor says that it has not looked at
+    /// the request; which had no body.
+    #[error("the vendor took the connection or the request back without an answer")]
     ClosedEarly,
     /// The vendor ended TLS with an alert instead of an answer: with TLS 1.3 it says only then that it does not take
     /// the certificate that it was shown, or that it wants one.
@@ -155,7 +159,8 @@ impl Line {
             // RFC 9113 section 8.6: HTTP/2 has no such answer.
             return Err(SendError::Broken("the vendor switched protocols over HTTP/2".to_owned()));
         }
-        Ok(head.map(|incoming| VendorBody::of_branch(incoming, branch, self.upstream.idle)))
+        let whole = head.headers().contains_key(GRPC_STATUS);
+        Ok(head.map(|incoming| VendorBody::of_branch(incoming, branch, whole, self.upstream.idle)))
     }
 
     /// The answer's head, or why there is none; `silent` says whether no byte of an answer had come.

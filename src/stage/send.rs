@@ -1,8 +1,8 @@
 //! Step 8: the armed request goes out. The only place that writes to a line.
 //!
-//! A request goes out a second time only if no byte of it went out, or once if it is a body-less GET or
-//! HEAD on a reused connection that closed before any answer byte. What must never leave: the request
-//! inside an error.
+//! A request goes out a second time, and never a third: if no byte of it went out on a reused connection, or if it
+//! is a body-less GET or HEAD on one that closed before any answer byte, or of which the vendor says that it has
+//! not looked at it. What must never leave: the request inside an error.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -34,11 +34,12 @@ pub struct Answer {
     pub planted: Planted,
 }
 
-/// Sends the request and waits for the answer's head; a revocation ends the wait and the connection.
+/// Sends the request and waits for the answer's head; a revocation ends the wait and the connection. One that was
+/// sent `again` is not given back once more.
 ///
 /// # Errors
 /// `vendor_timeout`, `vendor_broken`, `secret_disabled`, `secret_not_found`.
-pub async fn send(line: Line, armed: Armed, lease: &Lease) -> Result<Sent, Refusal> {
+pub async fn send(line: Line, armed: Armed, again: bool, lease: &Lease) -> Result<Sent, Refusal> {
     let (request, planted, unarmed) = armed.into_parts();
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD);
     let reused = line.is_reused();
@@ -49,10 +50,10 @@ pub async fn send(line: Line, armed: Armed, lease: &Lease) -> Result<Sent, Refus
     });
     match sent.await? {
         Ok(response) => Ok(Sent::Answer(Answer { response, planted })),
-        Err(SendError::Unsent(request)) if reused => {
+        Err(SendError::Unsent(request)) if reused && !again => {
             Ok(Sent::Again(unarmed.map_or_else(|| request.into_body(), |own| *own)))
         }
-        Err(SendError::ClosedEarly) if repeatable => Ok(Sent::Again(Outgoing::empty())),
+        Err(SendError::ClosedEarly) if repeatable && !again => Ok(Sent::Again(Outgoing::empty())),
         Err(error) => Err(error.into()),
     }
 }

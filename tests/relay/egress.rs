@@ -900,7 +900,7 @@ async fn forwarded(text: &str, pool: Rc<Pool>, upstream: Arc<Upstream>) -> (Resu
         async move {
             let line = line(&pool, &upstream, "acme").await;
             let (head, incoming) = request.into_parts();
-            let outgoing = Outgoing::streaming(incoming);
+            let outgoing = Outgoing::streaming(incoming, http::Version::HTTP_11);
             let meter = outgoing.meter();
             let mut request = Request::post("/x").header("host", "vendor.test").body(outgoing).unwrap();
             if let Some(trailer) = head.headers.get("trailer") {

@@ -23,6 +23,8 @@ use crate::rig::{Rig, Settings};
 
 /// What stands in `:path`, byte for byte.
 mod targets;
+/// A vendor whose frames are written by hand.
+mod vendors;
 
 const BEARER: &str = "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\n";
 
@@ -57,6 +59,29 @@ async fn collected(rig: &Rig, answer: Response<Incoming>) -> (u16, HeaderMap, By
     shown.extend_from_slice(format!("{:?} {trailers:?}", head.headers).as_bytes());
     shown.extend_from_slice(&bytes);
     (head.status.as_u16(), head.headers, bytes, trailers)
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, high, middle, low] = (payload.len() as u32).to_be_bytes();
+    [&[high, middle, low, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A literal field that is not indexed, by the index of its name (RFC 7541 section 6.2.2).
+fn field(name: u8, value: &[u8]) -> Vec<u8> {
+    let mut bytes = if name < 15 { vec![name] } else { vec![15, name - 15] };
+    let mut length = value.len();
+    if length < 127 {
+        bytes.push(length as u8);
+    } else {
+        bytes.push(127);
+        length -= 127;
+        while length >= 128 {
+            bytes.push((length % 128) as u8 | 128);
+            length /= 128;
+        }
+        bytes.push(length as u8);
+    }
+    [bytes, value.to_vec()].concat()
 }
 
 fn text(answer: impl Into<Bytes>) -> Response<Body> {

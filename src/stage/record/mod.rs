@@ -132,7 +132,7 @@ pub async fn open(trail: &Trail, grant: Grant) -> Result<Opened, Refusal> {
 /// # Errors
 /// `audit_unavailable`.
 pub async fn open_again(trail: &Trail, opened: Opened) -> Result<Opened, Refusal> {
-    trail.write_again("not answered on a reused connection, sent again");
+    trail.write_again("not answered, sent again on a fresh connection");
     trail.intent().await?;
     Ok(opened)
 }
