@@ -70,7 +70,9 @@ impl Ground {
         let public_url = config.server.public_url.clone();
         let authority =
             public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest.to_owned());
-        let own = self.own.iter().map(ToString::to_string).chain(authority).collect();
+        let hosts = config.integrations.iter().filter_map(|integration| integration.host.as_ref());
+        let hosts = hosts.map(|host| format!("{host}:*"));
+        let own = self.own.iter().map(ToString::to_string).chain(authority).chain(hosts).collect();
         Surroundings { public_url, own }
     }
 

@@ -93,7 +93,7 @@ impl Egress {
 }
 
 /// A listener on the unspecified address answers on every address of this host; only those can be bound.
-fn is_of_this_host(ip: IpAddr) -> bool {
+pub fn is_of_this_host(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 

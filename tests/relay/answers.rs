@@ -254,6 +254,32 @@ fn references_come_back_in_the_address_form_of_the_request() {
 }
 
 #[test]
+fn every_way_to_relay_is_relays_also_those_that_the_app_did_not_take() {
+    let other = "[integrations.other]\nupstream = \"https://localhost:{PORT}/other\"\nhost = \"other.internal\"\n\
+        inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\n";
+    let server = "public_url = \"https://relay.internal:9443\"\n";
+    let settings = Settings { more: other.to_owned(), server: server.to_owned(), ..Settings::default() };
+    let rig = Rig::with(settings, |request, out| {
+        let location = request.header("x-to").unwrap();
+        vendor::answer(out, 307, &[("location", location)], b"moved");
+    });
+    let (id, auth) = (rig.secret("acme"), format!("Bearer {}", rig.token("acme")));
+    let port = rig.app().port();
+    for (location, passes, mistake) in [
+        ("http://relay.test/other/x".to_owned(), false, "by the authority that the app used"),
+        ("https://relay.internal:9443/other/x".to_owned(), false, "by the public address"),
+        (format!("http://other.internal:{port}/x"), false, "by another integration's name"),
+        ("https://other.internal/x".to_owned(), false, "by that name at another port"),
+        ("https://other.test/x".to_owned(), true, "the control"),
+    ] {
+        let headers = [("authorization", auth.as_str()), ("x-to", location.as_str())];
+        let answer = rig.client().request("POST", &format!("/vendor/{id}/x"), &headers, b"x");
+        assert_eq!(answer.status == 307, passes, "{mistake}: {}", answer.text());
+        assert_eq!(answer.header("location").is_some(), passes, "{mistake}");
+    }
+}
+
+#[test]
 fn a_redirect_out_of_the_integration_is_refused_and_others_are_told_from_it() {
     let rows = [
         ("/other/x", Some(Code::ResponseRefused), "beside the base path"),

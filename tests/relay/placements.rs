@@ -180,6 +180,32 @@ fn cookies_are_relays_and_the_apps_stay_behind() {
 }
 
 #[test]
+fn a_link_to_another_origin_is_not_told_what_the_app_wrote_for_the_credential() {
+    let inject = r#"inject = [{ path = "/bot{token}" }, { query = "key", value = "{token}" }]"#;
+    let settings = Settings { integration: inject.to_owned(), ..Settings::default() };
+    let rig = Rig::with(settings, |request, out| {
+        let (path, query) = request.target().split_once('?').unwrap();
+        let own = request.header("host").unwrap();
+        let elsewhere = format!("https://elsewhere.test{path}/next?{query}");
+        let link = format!("<{elsewhere}>; rel=\"next\", <https://{own}{path}?{query}>; rel=\"first\"");
+        vendor::answer(out, 302, &[("location", &elsewhere), ("link", &link)], b"");
+    });
+    let (id, token) = (rig.secret("acme"), rig.token("acme"));
+    let path = format!("/vendor/{id}/bot{token}/list?key={token}");
+    let answer = rig.client().request("GET", &path, &[], b"");
+    let (location, link) = (answer.header("location").unwrap(), answer.header("link").unwrap());
+    assert!(location.starts_with("https://elsewhere.test/base/bot"), "{location}");
+    assert!(!location.contains(&token) && !location.contains(rig.canary.text()), "{location}");
+    let (next, first) = link.split_once(", ").unwrap();
+    assert!(next.contains("elsewhere.test") && !next.contains(&token), "{link}");
+    assert_eq!(
+        first,
+        format!("<http://relay.test{path}>; rel=\"first\""),
+        "what stays inside is as it was asked"
+    );
+}
+
+#[test]
 fn links_that_repeat_the_target_lead_back_as_the_app_wrote_it() {
     let rig = Rig::with(
         Settings {

@@ -30,7 +30,7 @@ use super::{coding, handshake, head as fields, json, links};
 pub struct Surroundings {
     /// The address given in configuration, without a slash at its end.
     pub public_url: Option<String>,
-    /// relay's own authorities: listeners, and the public URL's.
+    /// relay's own authorities: listeners, the public URL's, and as `host:*` the integrations' host names.
     pub own: Arc<[String]>,
 }
 
@@ -64,7 +64,11 @@ pub async fn scrub(
         headers.insert(TRAILER, names);
     }
     let planted = answer.planted;
-    links::restore(&mut headers, planted.echoes());
+    if !planted.echoes().is_empty() && links::any(&headers) {
+        surroundings.address(opened.grant(), asked, |address| {
+            links::restore(&mut headers, planted.echoes(), address);
+        });
+    }
     let forms = forms(planted.secrets().map(Secret::expose), planted.rendered().map(Secret::expose));
     if fields::scrub_head(&mut headers, &forms) {
         passed::tell(trail, route.on_reflect);
@@ -105,24 +109,37 @@ fn rewrite(
     trail: &Trail,
     asked: &Parts,
 ) -> Result<(), Refusal> {
-    let grant = opened.grant();
-    let route = grant.route();
-    let (base_path, target) = (grant.matched().base_path(), known_target(grant));
-    let address = Address {
-        app_base: surroundings.app_base(asked, grant.matched()),
-        prefix: grant.matched().prefix(),
-        origin: &route.origin,
-        base_path: &base_path,
-        target: &target,
-        own: &surroundings.own,
-    };
-    for dropped in links::rewrite(headers, status, &address)? {
+    let dropped =
+        surroundings.address(opened.grant(), asked, |address| links::rewrite(headers, status, address));
+    for dropped in dropped? {
         tracing::debug!(request_id = %trail.request_id(), field = %dropped.field, why = %dropped.why, "a reference was dropped");
     }
     Ok(())
 }
 
 impl Surroundings {
+    /// What references in a head are judged against, for as long as `judge` takes.
+    fn address<T>(&self, grant: &Grant, asked: &Parts, judge: impl FnOnce(&Address<'_>) -> T) -> T {
+        let matched = grant.matched();
+        let (base_path, target) = (matched.base_path(), known_target(grant));
+        let own: Cow<'_, [String]> = match (&self.public_url, asked.headers.get(HOST)) {
+            // Where it is not what references are rewritten to, the app's own way to relay still counts.
+            (Some(_), Some(host)) => {
+                let host = host.to_str().unwrap_or_default().to_owned();
+                Cow::Owned(self.own.iter().cloned().chain([host]).collect())
+            }
+            _ => Cow::Borrowed(&self.own),
+        };
+        judge(&Address {
+            app_base: self.app_base(asked, matched),
+            prefix: matched.prefix(),
+            origin: &grant.route().origin,
+            base_path: &base_path,
+            target: &target,
+            own: &own,
+        })
+    }
+
     /// How the app reached relay with this request, without a slash at its end.
     fn app_base(&self, asked: &Parts, matched: &Matched) -> String {
         let host = asked.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

@@ -35,23 +35,48 @@ pub struct Dropped {
 #[error("a redirect's Location {0}")]
 pub struct LinkRefused(pub Why);
 
-/// Writes what a reference repeats of the request's target as the app knows it. Only a whole piece of it counts,
+/// Writes what a reference repeats of the request's target as the app knows it, if it then leads inside: another
+/// origin must not be told what the app wrote there, which may be the caller's token. Only a whole piece of it counts,
 /// between the marks of a URL: so this tells no more of the credential than overwriting it does.
-pub fn restore(headers: &mut HeaderMap, echoes: &[Echo]) {
-    if echoes.is_empty() {
-        return;
-    }
+pub fn restore(headers: &mut HeaderMap, echoes: &[Echo], address: &Address<'_>) {
     for field in FIELDS {
         let values: Vec<HeaderValue> = headers.get_all(&field).iter().cloned().collect();
-        let restored = |value: HeaderValue| {
-            let restored = echoes.iter().fold(value.as_bytes().to_vec(), |text, echo| restored(&text, echo));
-            HeaderValue::from_bytes(&restored).unwrap_or(value)
-        };
         headers.remove(&field);
         for value in values {
-            headers.append(&field, restored(value));
+            let known = restored_value(&field, &value, echoes, address);
+            headers.append(&field, known.unwrap_or(value));
         }
     }
+}
+
+/// The value with such pieces written anew; `None` if there is none that leads inside.
+fn restored_value(
+    field: &HeaderName,
+    value: &HeaderValue,
+    echoes: &[Echo],
+    address: &Address<'_>,
+) -> Option<HeaderValue> {
+    let text = std::str::from_utf8(value.as_bytes()).ok()?;
+    let known = |text: &str, verdict: &dyn Fn(&str) -> Verdict| {
+        let known = echoes.iter().fold(text.as_bytes().to_vec(), |text, echo| restored(&text, echo));
+        let known = String::from_utf8(known).ok().filter(|known| known != text)?;
+        matches!(verdict(&known), Verdict::Rewritten(_)).then_some(known)
+    };
+    let new = match *field {
+        LINK => {
+            let mut any = false;
+            let links = link_values(text).map(|link| {
+                let known = known(link, &|link| judge_link(link, address));
+                any |= known.is_some();
+                known.unwrap_or_else(|| link.to_owned())
+            });
+            let links: Vec<String> = links.collect();
+            any.then(|| links.join(", "))
+        }
+        REFRESH => known(text, &|text| refresh(text, address)),
+        _ => known(text, &|text| judge(trim(text), address)),
+    };
+    HeaderValue::from_bytes(new?.as_bytes()).ok()
 }
 
 fn restored(text: &[u8], echo: &Echo) -> Vec<u8> {

@@ -5,10 +5,12 @@
 //! client with the caller's token to a place that nobody configured.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use url::{Host, Url};
 
 use crate::model::Origin;
+use crate::net::vet::is_of_this_host;
 
 /// What a reference is judged against, and what it is rewritten to.
 pub struct Address<'a> {
@@ -22,8 +24,8 @@ pub struct Address<'a> {
     pub base_path: &'a str,
     /// Path and query that were asked of the vendor, without a credential.
     pub target: &'a str,
-    /// Relay's own authorities, `host[:port]`: listeners, this request's, the public URL's. That of
-    /// `app_base` counts in any case.
+    /// Relay's own authorities, `host[:port]`: listeners, this request's, the public URL's, and `host:*` for a name
+    /// that is relay's at any port. That of `app_base` counts in any case.
     pub own: &'a [String],
 }
 
@@ -162,14 +164,24 @@ fn elsewhere(authority: &str, secure: bool, address: &Address<'_>) -> Result<boo
     let there = Place::of(place, secure).ok_or_else(unclear)?;
     let app = address.app_base.split_once("://").map(|(_, authority)| authority);
     let mut own = address.own.iter().map(String::as_str).chain(app);
-    if own.any(|own| Place::of(own, secure).is_some_and(|own| own.is_met_by(&there))) {
+    let vendor = (canonical(address.origin.host()), address.origin.port(), address.origin.is_secure());
+    let is_vendor = (there.host.clone(), there.port, secure) == vendor;
+    if own.any(|own| is_met(own, secure, &there, is_vendor)) {
         return Err(Verdict::Dropped(Why::Own));
     }
-    let vendor = (canonical(address.origin.host()), address.origin.port(), address.origin.is_secure());
-    if (there.host.clone(), there.port, secure) == vendor {
+    if is_vendor {
         return if there.dotted { Err(unclear()) } else { Ok(userinfo.is_some()) };
     }
     Err(Verdict::Untouched)
+}
+
+/// Whether `there` reaches what relay answers under. An integration may have its vendor's own name as its host name:
+/// what names the vendor is then meant for the vendor, and kept inside.
+fn is_met(own: &str, secure: bool, there: &Place, is_vendor: bool) -> bool {
+    match own.strip_suffix(":*") {
+        Some(name) => !is_vendor && canonical(name) == there.host,
+        None => Place::of(own, secure).is_some_and(|own| own.is_met_by(there)),
+    }
 }
 
 /// A host and port, however they were spelled.
@@ -204,9 +216,21 @@ impl Place {
         Some(Self { host: Host::parse(host).ok()?.to_string(), dotted: named.is_some(), port })
     }
 
-    /// Whether `there` reaches this place, which is relay's: the same, or a loopback name for its port.
+    /// Whether `there` reaches this place, which is relay's: the same, a loopback name for its port, or any address
+    /// of this host where relay listens on all of them.
     fn is_met_by(&self, there: &Self) -> bool {
-        self.port == there.port && (self.host == there.host || is_loopback(&there.host))
+        let everywhere = || address(&self.host).is_some_and(|ip| ip.is_unspecified());
+        let here = || address(&there.host).is_some_and(is_of_this_host);
+        self.port == there.port
+            && (self.host == there.host || is_loopback(&there.host) || (everywhere() && here()))
+    }
+}
+
+fn address(host: &str) -> Option<IpAddr> {
+    match Host::parse(host).ok()? {
+        Host::Ipv4(ip) => Some(ip.into()),
+        Host::Ipv6(ip) => Some(IpAddr::V6(ip).to_canonical()),
+        Host::Domain(_) => None,
     }
 }
 

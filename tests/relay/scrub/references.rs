@@ -36,6 +36,30 @@ fn location(text: &str, base_path: &str, target: &str) -> Result<String, Why> {
 }
 
 #[test]
+fn a_name_of_relays_is_relays_at_any_port() {
+    let origin = Origin::parse("https://vendor.example").unwrap();
+    let own =
+        ["github.relay.internal:*".to_owned(), "vendor.example:*".to_owned(), "0.0.0.0:8480".to_owned()];
+    let judged = |text: &str| {
+        let mut map = head(&[("location", text)]);
+        rewrite(&mut map, FOUND, &address(&origin, "", "/v1", &own)).err().map(|LinkRefused(why)| why)
+    };
+    let rows = [
+        ("https://github.relay.internal/x", Some(Why::Own), "another integration's name"),
+        ("http://GitHub.relay.internal.:8480/x", Some(Why::Own), "written otherwise, at a port"),
+        ("https://gitlab.relay.internal/x", None, "a name of nobody's"),
+        ("https://vendor.example/x", None, "the vendor's name, which is this integration's too: kept inside"),
+        ("https://vendor.example:8443/x", Some(Why::Own), "the same at another port"),
+        ("http://127.0.0.9:8480/x", Some(Why::Own), "a listener on every address, by a loopback one"),
+        ("http://[::ffff:127.0.0.1]:8480/x", Some(Why::Own), "the same, mapped"),
+        ("http://192.0.2.7:8480/x", None, "an address that is not this host's"),
+    ];
+    for (text, wanted, mistake) in rows {
+        assert_eq!(judged(text), wanted, "{mistake}");
+    }
+}
+
+#[test]
 fn a_reference_inside_comes_back_to_relay() {
     let rows = [
         ("https://vendor.example/api/x", "/slack/x", "absolute"),
