@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use relay::refusal::Code;
@@ -392,4 +393,40 @@ fn a_grpc_message_is_scrubbed_by_itself_and_waits_for_no_other() {
         came.extend(client.taken());
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "the message was out before the next came");
+}
+
+#[test]
+fn answers_that_decode_to_much_leave_the_worker_to_others() {
+    const BOMBS: usize = 4;
+    let bomb = Packing::Gzip.whole(&vec![0; 16 << 20]);
+    let bearer = "inject = [{ header = \"authorization\", value = \"Bearer {token}\" }]\n";
+    let settings = Settings { integration: bearer.to_owned(), workers: 1, ..Settings::default() };
+    let rig = Rig::with(settings, move |request, out| {
+        if request.target().ends_with("/bomb") {
+            vendor::answer(out, 200, &[("content-encoding", "gzip")], &bomb);
+        } else {
+            vendor::answer(out, 200, &[], b"ok");
+        }
+    });
+    let id = rig.secret("acme");
+    let (path, auth) = (format!("/vendor/{id}/bomb"), format!("Bearer {}", rig.token("acme")));
+    let ended = AtomicUsize::new(0);
+    let clients: Vec<_> = (0..BOMBS).map(|_| rig.client()).collect();
+    let meanwhile = std::thread::scope(|scope| {
+        for mut client in clients {
+            let (path, auth, ended) = (&path, &auth, &ended);
+            scope.spawn(move || {
+                let headers = [("authorization", auth.as_str()), EVERYTHING];
+                assert_eq!(client.request("GET", path, &headers, b"").status, 200);
+                ended.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let mut meanwhile = 0;
+        while ended.load(Ordering::SeqCst) == 0 {
+            assert_eq!(get(&rig, &id, "x", &[]).text(), "ok");
+            meanwhile += 1;
+        }
+        meanwhile
+    });
+    assert!(meanwhile >= 5, "only {meanwhile} others were answered while four answers were decoded");
 }

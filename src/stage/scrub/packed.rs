@@ -10,12 +10,13 @@
 //! What must never enter: a whole body, on either side of the decoder.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::task::yield_now;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::body::{Cut, with_waiting};
@@ -47,6 +48,12 @@ const RATIO_FROM: u64 = 1024 * 1024;
 
 /// How many decoded bytes there may be in all.
 const MOST_DECODED: u64 = 64 * 1024 * 1024 * 1024;
+
+/// Has this task polled again once the worker has looked at its sockets: one that just wakes itself would be polled
+/// thousands of times in between, as many as such bodies are under way.
+fn give_way(context: &mut Context<'_>) {
+    let _ = pin!(yield_now()).poll(context);
+}
 
 /// A compressed body in which the credential was looked for.
 pub struct Packed<B> {
@@ -237,7 +244,7 @@ where
             let done = if this.more || !this.unfed.is_empty() {
                 this.work().inspect(|used_up| {
                     if *used_up {
-                        context.waker().wake_by_ref();
+                        give_way(context);
                     }
                 })
             } else {
