@@ -286,11 +286,11 @@ impl Exchange {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failure>> {
         loop {
-            self.write(cx)?;
+            // Before the writing: behind a 100 the body goes in the same round.
             if let Some(Piece::Head(head)) = self.poll_next(cx)? {
                 return Poll::Ready(Ok(head));
             }
-            // Behind a 100 the body is asked for in the next round.
+            self.write(cx)?;
             if ready!(self.poll_fill(cx))? == 0 {
                 return Poll::Ready(Err(self.ended()));
             }
