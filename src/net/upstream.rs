@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_rustls::{DefaultServerNameResolver, HttpsConnector};
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use tokio::time::timeout;
 use tower::Service;
 
@@ -172,7 +172,13 @@ impl Upstream {
     }
 
     fn because(&self, cause: &(dyn std::error::Error + 'static)) -> ConnectError {
-        let text = format!("{}: {cause}", self.origin);
+        let text = match tls_error(cause) {
+            // The library names what stands in the vendor's certificate: a vendor's words are not repeated.
+            Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })) => {
+                format!("{}: the certificate is not for this name", self.origin)
+            }
+            _ => format!("{}: {cause}", self.origin),
+        };
         match cause.downcast_ref::<DialError>() {
             Some(DialError::Refused(_)) => ConnectError::Egress(text),
             Some(DialError::Unresolved(_) | DialError::Unreachable(_)) => ConnectError::Unreachable(text),
@@ -199,9 +205,16 @@ impl Parts {
 
 /// The connector wraps the TLS library's verdict in I/O errors, one inside the other; a connection that just
 /// ended in the handshake has none.
+fn tls_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().and_then(|inner| tls_error(inner)),
+        None => cause.downcast_ref(),
+    }
+}
+
+/// Whether it is the TLS library's verdict.
 pub(super) fn is_of_tls(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let Some(io) = cause.downcast_ref::<std::io::Error>() else { return cause.is::<rustls::Error>() };
-    io.get_ref().is_some_and(|inner| is_of_tls(inner))
+    tls_error(cause).is_some()
 }
 
 fn target(origin: &Origin) -> Uri {

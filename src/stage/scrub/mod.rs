@@ -45,8 +45,13 @@ pub use tunnel::Tunnel;
 
 impl From<coding::Unacceptable> for Refusal {
     fn from(cause: coding::Unacceptable) -> Self {
-        Self::new(Code::ResponseRefused, "The vendor's answer is encoded in a way that relay cannot read")
-            .because(cause.to_string())
+        let detail = match cause {
+            coding::Unacceptable::Partial => {
+                "The vendor answered with a part, or about parts, although the whole was asked for; `ranges` opens that"
+            }
+            _ => "The vendor's answer is encoded in a way that relay cannot read",
+        };
+        Self::new(Code::ResponseRefused, detail).because(cause.to_string())
     }
 }
 
