@@ -238,13 +238,13 @@ async fn serve<C: Cloud>(stream: impl AsyncRead + AsyncWrite + Unpin, cloud: Arc
         let (cloud, orders) = (Arc::clone(&cloud), Arc::clone(&orders));
         async move {
             let asked = whole(request).await.map_err(std::io::Error::other)?;
-            *orders.calls.lock().unwrap().entry(cloud.operation(&asked)).or_default() += 1;
-            let _here = Here::come(&orders);
             let (trouble, latency) = *orders.now.borrow();
-            // A connection's own task may see a request before it hears that it is to end.
+            // A connection's own task may see a request before it hears that it is to end: nobody is asked then.
             if trouble == Trouble::Refuse {
                 return Err(std::io::Error::other("nobody is there"));
             }
+            *orders.calls.lock().unwrap().entry(cloud.operation(&asked)).or_default() += 1;
+            let _here = Here::come(&orders);
             if trouble == Trouble::BlackHole {
                 let _ = orders.now.subscribe().wait_for(|now| now.0 != Trouble::BlackHole).await;
                 return Err(std::io::Error::other("a black hole answers nothing"));
