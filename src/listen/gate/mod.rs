@@ -30,14 +30,17 @@ use super::DoorLimits;
 use crate::framing::{Chunks, Flaw};
 use crate::refusal::Refusal;
 
-/// What is read at once while a head is waited for.
-const PIECE: usize = 4 * 1024;
+/// What is read at once while a head is waited for: as much as hyper reads first, so that it takes a long body for
+/// one from then on.
+const PIECE: usize = 8 * 1024;
 /// Bytes of later requests that are taken while an answer is under way.
 const AHEAD: usize = 16 * 1024;
 /// A buffer that grew beyond this for one head is given back.
 const KEPT: usize = 16 * 1024;
 /// From this many bytes of a chunk on they are read straight into hyper's buffer.
 const STRAIGHT: u64 = 1024;
+/// How many at once. hyper doubles its buffer whenever a read fills it, so this is one less than it may become.
+const STRAIGHT_MOST: usize = 32 * 1024 - 1;
 /// How much of what a refused app is still sending is read away, so that it sees the reply instead of a reset.
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER_FOR: Duration = Duration::from_secs(1);
@@ -194,7 +197,7 @@ impl<T: AsyncRead + Unpin> Gate<T> {
         to: &mut ReadBuf<'_>,
         sure: u64,
     ) -> Poll<io::Result<()>> {
-        let sure = usize::try_from(sure).unwrap_or(usize::MAX);
+        let sure = usize::try_from(sure).unwrap_or(usize::MAX).min(STRAIGHT_MOST);
         let bytes = if sure >= to.remaining() {
             let before = to.filled().len();
             ready!(Pin::new(&mut self.inner).poll_read(cx, to))?;
