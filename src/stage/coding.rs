@@ -79,6 +79,16 @@ pub fn is_grpc(head: &HeaderMap) -> bool {
     kind && !text_kind && matches!(text.get(16), None | Some(b'+' | b';' | b'-' | b' '))
 }
 
+/// Whether what a media type says of its charset is nothing, or UTF-8 in its plainest spelling. `parameters` are
+/// what stands behind its first `;`, in small letters.
+pub fn is_utf8(parameters: &str) -> bool {
+    parameters.split(';').filter(|parameter| parameter.contains("charset")).all(|parameter| {
+        let charset = parameter.trim_matches([' ', '\t']).strip_prefix("charset=").unwrap_or_default();
+        let unquoted = charset.strip_prefix('"').and_then(|charset| charset.strip_suffix('"'));
+        matches!(unquoted.unwrap_or(charset), "utf-8" | "utf8" | "us-ascii")
+    })
+}
+
 fn elements(field: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     field.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }

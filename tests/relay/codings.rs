@@ -355,6 +355,8 @@ fn a_grpc_message_is_scrubbed_by_itself_and_waits_for_no_other() {
             "compressed" => [message("clean "), [&[1][..], &message("x")[1..]].concat()].concat(),
             "short" => message("clean ")[..8].to_vec(),
             "broken" => [message("clean "), vec![0, 0]].concat(),
+            // Its length ends within the credential, whose rest would be the next one's prefix.
+            "across" => [&message(&secret[..9])[..], &secret.as_bytes()[9..], &message("x")].concat(),
             _ => [message("one"), message(&secret), message(""), message("two")].concat(),
         };
         chunked(out, "content-type: application/grpc+proto\r\n", &body, 3);
@@ -376,7 +378,7 @@ fn a_grpc_message_is_scrubbed_by_itself_and_waits_for_no_other() {
         answer.text()
     );
     assert_eq!(answer.body.len(), 4 * 5 + 6 + length);
-    for path in ["compressed", "broken", "short"] {
+    for path in ["compressed", "broken", "short", "across"] {
         let answer = get(&rig, &id, path, &[KIND]);
         assert!(answer.status == 0 || answer.cut, "{path}: {answer:?}");
     }

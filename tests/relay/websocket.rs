@@ -255,6 +255,9 @@ fn a_vendor_that_switches_wrongly_is_not_followed() {
     let rows = [
         format!("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {KEY}\r\n"),
         "Upgrade: websocket\r\nConnection: Upgrade\r\n".to_owned(),
+        format!(
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Accept: {KEY}\r\n"
+        ),
         format!("Upgrade: h2c\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n"),
         format!(
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"

@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::forms::Forms;
 use super::head;
-use super::messages::{Compressed, Part, Prefixes};
+use super::messages::{self, Part, Prefixes};
 use super::passage::{Blocked, JOINED, Passage, Reflected};
 use super::validators;
 use crate::config::OnReflect;
@@ -26,7 +26,7 @@ pub enum Cut<E> {
     /// The vendor sent it back compressed, where it cannot be overwritten.
     Compressed,
     /// It is compressed, and relay cannot read it: broken, cut off, followed by something, or beyond a limit;
-    /// or one of gRPC's messages is compressed although that was not asked for, or breaks off.
+    /// or one of gRPC's messages is compressed although that was not asked for, is none, or breaks off.
     Unreadable,
     /// The vendor's own body broke.
     Vendor(E),
@@ -123,7 +123,7 @@ impl<B> Scrubbed<B> {
                 let piece = self.pass(bytes, end)?;
                 Ok(self.behind_lead(piece))
             }
-            Err(Compressed) => Err(self.cut(Cut::Unreadable)),
+            Err(messages::Unreadable) => Err(self.cut(Cut::Unreadable)),
         }
     }
 

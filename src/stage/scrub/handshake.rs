@@ -31,7 +31,9 @@ pub(super) fn is_one(status: StatusCode, asked: &HeaderMap, answered: &HeaderMap
         return broken("the vendor switched to another protocol than WebSocket");
     }
     let accept = accept(asked.get(SEC_WEBSOCKET_KEY));
-    if answered.get(SEC_WEBSOCKET_ACCEPT).is_none_or(|theirs| theirs.as_bytes() != accept.as_bytes()) {
+    let mut theirs = answered.get_all(SEC_WEBSOCKET_ACCEPT).iter();
+    let only = theirs.next().filter(|_| theirs.next().is_none());
+    if only.is_none_or(|only| only.as_bytes() != accept.as_bytes()) {
         return broken("the vendor's Sec-WebSocket-Accept is not that of this handshake");
     }
     if answered.contains_key(SEC_WEBSOCKET_EXTENSIONS) {

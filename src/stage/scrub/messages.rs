@@ -1,14 +1,19 @@
 //! Where the messages of a gRPC body end, so that nothing of one waits for the next.
 //!
 //! A message is a flag, four bytes of length, and so many bytes. The prefix itself is not searched and
-//! never overwritten. A compressed message is not asked for and cannot be read here. What must never enter:
-//! what is in the messages.
+//! never overwritten, so it must be one: the flag of a message or of gRPC-Web's trailers, which no text has for
+//! a byte. Else a credential across the end of a message would be taken for two. A compressed message is not
+//! asked for and cannot be read here. What must never enter: what is in the messages.
 
 use bytes::{Buf, Bytes};
 
-/// A message has the compressed flag.
+const MESSAGE: u8 = 0;
+/// gRPC-Web's last frame, which holds trailers as text.
+const TRAILERS: u8 = 0x80;
+
+/// A prefix has the compressed flag, or one that gRPC does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Compressed;
+pub(super) struct Unreadable;
 
 /// Part of a body.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +33,7 @@ pub(super) struct Prefixes {
 
 impl Prefixes {
     /// Takes the next part off `body`, which is not empty.
-    pub(super) fn next(&mut self, body: &mut Bytes) -> Result<Part, Compressed> {
+    pub(super) fn next(&mut self, body: &mut Bytes) -> Result<Part, Unreadable> {
         if self.left > 0 {
             let part = body.split_to(self.left.min(body.len()));
             self.left -= part.len();
@@ -39,8 +44,8 @@ impl Prefixes {
             body.advance(1);
         }
         let [flags, a, b, c, d] = *self.prefix.as_slice() else { return Ok(Part::Prefix(Bytes::new())) };
-        if flags & 1 != 0 {
-            return Err(Compressed);
+        if !matches!(flags, MESSAGE | TRAILERS) {
+            return Err(Unreadable);
         }
         self.left = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         Ok(Part::Prefix(Bytes::from(std::mem::take(&mut self.prefix))))
@@ -59,7 +64,7 @@ impl Prefixes {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Compressed, Part, Prefixes};
+    use super::{Bytes, Part, Prefixes, Unreadable};
 
     #[test]
     fn a_body_is_cut_at_the_ends_of_its_messages_however_it_comes() {
@@ -84,7 +89,14 @@ mod tests {
             assert_eq!(messages, [b"abc".to_vec(), b"de".to_vec(), Vec::new()], "in pieces of {size}");
             assert_eq!(prefixes.waiting(), 0);
         }
-        let mut compressed = Bytes::from_static(b"\x01\0\0\0\x03abc");
-        assert_eq!(Prefixes::default().next(&mut compressed), Err(Compressed));
+        for (flags, mistake) in [
+            (1, "a compressed message"),
+            (0x81, "compressed trailers"),
+            (b'<', "a page"),
+            (b' ', "a text whose lowest bit is that of a plain message"),
+        ] {
+            let mut body = Bytes::from(vec![flags, 0, 0, 0, 3, b'a']);
+            assert_eq!(Prefixes::default().next(&mut body), Err(Unreadable), "{mistake}");
+        }
     }
 }

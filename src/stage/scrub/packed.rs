@@ -51,7 +51,7 @@ const MOST_DECODED: u64 = 64 * 1024 * 1024 * 1024;
 
 /// Has this task polled again once the worker has looked at its sockets: one that just wakes itself would be polled
 /// thousands of times in between, as many as such bodies are under way.
-fn give_way(context: &mut Context<'_>) {
+pub(super) fn give_way(context: &mut Context<'_>) {
     let _ = pin!(yield_now()).poll(context);
 }
 

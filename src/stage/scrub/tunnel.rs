@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::packed::give_way;
 use super::passage::Passage;
 use super::passed::{Passed, Socket};
 use super::websocket::{Fault, Frames, close};
@@ -22,6 +23,8 @@ use crate::net::channel::Channel;
 
 /// What one read takes at most.
 const PIECE: usize = 16 * 1024;
+/// How many pieces go on before the worker looks at its other sockets: a vendor can make one of thousands of frames.
+const TURNS: usize = 4;
 /// How long the last bytes and the goodbyes may take where relay ends a WebSocket itself.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -97,7 +100,7 @@ impl Tunnel {
         if leaving && self.ending.is_none() {
             self.end("cut: relay is shutting down", Some((GOING_AWAY, "relay is shutting down")));
         }
-        loop {
+        for _ in 0..TURNS {
             if self.ending.is_some() {
                 return self.poll_ending(cx, app);
             }
@@ -118,6 +121,8 @@ impl Tunnel {
                 self.end(&note, Some((GOING_AWAY, "nothing moved for the idle time")));
             }
         }
+        give_way(cx);
+        Poll::Pending
     }
 
     fn poll_both<A>(&mut self, cx: &mut Context<'_>, app: &mut A) -> io::Result<bool>
@@ -188,8 +193,9 @@ impl Tunnel {
             if let Poll::Ready(read) = self.channel.poll_read(cx, &mut into) {
                 moved = true;
                 match read {
-                    Ok(()) if !into.filled().is_empty() => self.take(Bytes::copy_from_slice(into.filled())),
+                    // Behind its Close a vendor has nothing to say, and reading on could go on for ever.
                     _ if self.frames.is_closed() => self.ending = Some(Ending::in_order()),
+                    Ok(()) if !into.filled().is_empty() => self.take(Bytes::copy_from_slice(into.filled())),
                     Ok(()) => self.end("cut: the vendor closed the connection without a Close", None),
                     Err(error) => self.end(&format!("cut: the vendor's connection broke: {error}"), None),
                 }

@@ -209,8 +209,8 @@ impl Frames {
         payload: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
-        if opcode == CLOSE && payload.len() == 1 {
-            return Err(Fault::Framing("a Close has half a code"));
+        if opcode == CLOSE {
+            judge_code(payload)?;
         }
         let mut payload = Zeroizing::new(payload.to_vec());
         // A Close's code is no text.
@@ -223,6 +223,20 @@ impl Frames {
             self.state = State::Closed;
         }
         Ok(())
+    }
+}
+
+/// A Close's code is one that may be sent (RFC 6455 section 7.4). It is not searched, and text in its place would
+/// be the beginning of a credential that nobody finds: every code begins with a control byte.
+fn judge_code(payload: &[u8]) -> Result<(), Fault> {
+    match payload {
+        [] => Ok(()),
+        [_] => Err(Fault::Framing("a Close has half a code")),
+        [high, low, ..] => match u16::from_be_bytes([*high, *low]) {
+            1005 | 1006 | 1015 => Err(Fault::Framing("a Close has a code that is never sent")),
+            1000..=4999 => Ok(()),
+            _ => Err(Fault::Framing("a Close has a code that there is not")),
+        },
     }
 }
 

@@ -197,6 +197,10 @@ fn a_vendor_that_breaks_the_protocol_is_cut_off_visibly() {
         ("a length of 65535 in 64 bits", vec![0x81, 127, 0, 0, 0, 0, 0, 0, 255, 255]),
         ("a length with its first bit set", vec![0x81, 127, 128, 0, 0, 0, 0, 0, 0, 0]),
         ("half a close code", frame(true, 8, &[3])),
+        ("no text is a close code", frame(true, 8, b"sk-live")),
+        ("a close code below all", frame(true, 8, &999_u16.to_be_bytes())),
+        ("a close code beyond all", frame(true, 8, &5000_u16.to_be_bytes())),
+        ("a close code that says that there was none", frame(true, 8, &1005_u16.to_be_bytes())),
     ];
     for opcode in [4, 5, 6, 7, 12, 13, 14, 15] {
         rows.push(("reserved", frame(true, opcode, b"a")));
@@ -219,7 +223,7 @@ fn a_vendor_that_breaks_the_protocol_is_cut_off_visibly() {
     }
     notes.sort();
     notes.dedup();
-    assert_eq!(notes.len(), 9, "each fault has its own words: {notes:#?}");
+    assert_eq!(notes.len(), 11, "each fault has its own words: {notes:#?}");
 }
 
 #[test]
@@ -250,4 +254,20 @@ fn what_follows_the_vendors_close_is_not_passed_on() {
     assert_eq!(app.next().map(|frame| frame.opcode), Some(8));
     app.client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert_eq!(app.next(), None);
+}
+
+#[test]
+fn a_vendor_that_goes_on_behind_its_close_is_left() {
+    let (rig, tell) = told();
+    let id = rig.secret("acme");
+    let mut app = App::open(&rig, &id);
+    tell.send(frame(true, 8, &[3, 232])).unwrap();
+    assert_eq!(app.next().map(|frame| frame.opcode), Some(8));
+    // The app has not answered, so nothing else would end it.
+    tell.send(frame(true, 1, b"one more thing")).unwrap();
+    let began = Instant::now();
+    assert_eq!(app.next(), None);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let outcome = outcome(&rig);
+    assert!(outcome["note"].is_null(), "the vendor had said goodbye: {outcome}");
 }

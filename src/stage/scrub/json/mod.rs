@@ -20,6 +20,7 @@ use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::validators;
+use crate::stage::coding;
 pub use reference::Inside;
 use scan::Scanner;
 pub use scan::{DEEPEST, LONGEST};
@@ -38,12 +39,11 @@ pub fn applies(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool
 
 /// `application/json`, `text/json` and every `+json` (RFC 6839 section 3.1), in UTF-8.
 fn is_json(kind: &str) -> bool {
-    let mut parts = kind.split(';').map(|part| part.trim_matches([' ', '\t']).to_ascii_lowercase());
-    let essence = parts.next().unwrap_or_default();
-    let utf8 = parts
-        .filter_map(|part| part.strip_prefix("charset=").map(str::to_owned))
-        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"));
-    utf8 && (essence == "application/json" || essence == "text/json" || essence.ends_with("+json"))
+    let kind = kind.to_ascii_lowercase();
+    let (essence, parameters) = kind.split_once(';').unwrap_or((&kind, ""));
+    let essence = essence.trim_matches([' ', '\t']);
+    let json = essence == "application/json" || essence == "text/json" || essence.ends_with("+json");
+    json && coding::is_utf8(parameters)
 }
 
 /// The head of an answer whose body may change: no length, and nothing that vouches for the bytes.
