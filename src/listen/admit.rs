@@ -6,7 +6,7 @@
 //! beyond the limits.
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::DoorLimits;
@@ -22,6 +22,9 @@ pub(super) fn admit<B>(limits: &DoorLimits, request: &Request<B>) -> Result<(), 
     let headers = request.headers();
     if *request.method() == Method::CONNECT || *request.method() == Method::TRACE {
         return malformed("relay takes no CONNECT and no TRACE.");
+    }
+    if !request.uri().scheme().is_none_or(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme)) {
+        return malformed("relay takes http and https.");
     }
     let target = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
     let framing = Framing::of(headers);

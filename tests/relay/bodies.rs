@@ -99,7 +99,7 @@ fn a_body_that_cannot_take_a_credential_is_refused_before_anything_is_opened() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut gzip, good).unwrap();
     let gzip = gzip.finish().unwrap();
-    let rows: [(&[(&str, &str)], &[u8], Code, &str); 16] = [
+    let rows: [(&[(&str, &str)], &[u8], Code, &str); 19] = [
         (&[JSON], b"", Code::RequestMalformed, "no body"),
         (&[], good, Code::RequestMalformed, "no content type"),
         (&[("content-type", "text/plain")], good, Code::RequestMalformed, "another content type"),
@@ -110,6 +110,24 @@ fn a_body_that_cannot_take_a_credential_is_refused_before_anything_is_opened() {
             good,
             Code::RequestMalformed,
             "another charset",
+        ),
+        (
+            &[("content-type", "application/json; charset = utf-16")],
+            good,
+            Code::RequestMalformed,
+            "another charset, with blanks where none may be",
+        ),
+        (
+            &[("content-type", "application/json; charset=utf-8; charset=utf-16")],
+            good,
+            Code::RequestMalformed,
+            "another charset behind the right one",
+        ),
+        (
+            &[("content-type", "application/json; x=\"a;charset=utf-8\"; charset=utf-16")],
+            good,
+            Code::RequestMalformed,
+            "another charset behind a text that looks like the right one",
         ),
         (&[JSON, ("content-encoding", "gzip")], &gzip, Code::RequestMalformed, "compressed"),
         (&[JSON], &gzip, Code::RequestMalformed, "compressed, and not said"),

@@ -9,6 +9,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use super::member;
 use crate::config::{Placement, Where};
 use crate::refusal::{Code, Refusal};
+use crate::stage::coding;
 
 /// Judges the head.
 ///
@@ -39,8 +40,7 @@ pub(super) fn head(placements: &[Placement], headers: &HeaderMap, is_empty: bool
     if !fits {
         return refuse("its Content-Type is another");
     }
-    let charset = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("charset="));
-    if charset.is_some_and(|charset| !matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii")) {
+    if !coding::is_utf8(parameters) {
         return refuse("its charset is not UTF-8");
     }
     Ok(())

@@ -5,10 +5,15 @@ use super::*;
 /// How a GET of `target` that hyper's client would not send is answered: by `:status` and a body, or by
 /// which frame.
 fn asked(rig: &Rig, target: &[u8]) -> Result<(u8, String), &'static str> {
+    asked_as(rig, b"http", target)
+}
+
+fn asked_as(rig: &Rig, scheme: &[u8], target: &[u8]) -> Result<(u8, String), &'static str> {
     let bearer = format!("Bearer {}", rig.token("acme"));
     let fields = [
-        // :method GET, :scheme http
-        vec![0x82, 0x86],
+        // :method GET
+        vec![0x82],
+        field(6, scheme),
         field(1, b"relay.test"),
         field(4, target),
         field(23, bearer.as_bytes()),
@@ -63,6 +68,12 @@ fn what_the_gate_refuses_in_a_target_is_refused_over_http2() {
         let shown = target.escape_ascii();
         assert!(matches!(&came, Ok((BAD_REQUEST, body)) if body.contains(mistake)), "{shown}: {came:?}");
     }
+    for (scheme, taken) in [("https", true), ("ftp", false), ("httpx", false)] {
+        let came = asked_as(&rig, scheme.as_bytes(), &path(b"/x"));
+        let by = if taken { OK } else { BAD_REQUEST };
+        assert!(matches!(&came, Ok((status, _)) if *status == by), "{scheme}: {came:?}");
+    }
+    let sent = sent + 1;
     // What no http::Uri can hold is a malformed request, whose stream is reset (RFC 9113 section 8.1.1); what is
     // no text at all ends the connection.
     let malformed = [
