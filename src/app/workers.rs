@@ -15,7 +15,7 @@ use super::{StartError, failed};
 use crate::audit::Log;
 use crate::config::Limits;
 use crate::listen::station::Station;
-use crate::listen::{Accepted, DoorLimits, Draining, Observer, Queues, worker};
+use crate::listen::{Accepted, Backlog, DoorLimits, Draining, Observer, Queues, worker};
 use crate::metrics::Metrics;
 use crate::net::pool::{Pool, PoolLimits};
 use crate::net::spans::Tracer;
@@ -52,13 +52,13 @@ impl Parts {
         count: usize,
         control: &Handle,
     ) -> Result<Vec<JoinHandle<()>>, StartError> {
-        let refusals = Arc::new(Budget::default());
+        let (refusals, backlog) = (Arc::new(Budget::default()), Arc::new(Backlog::default()));
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
             let (queue, accepted) = mpsc::unbounded_channel::<Accepted>();
             queues.push(queue);
-            let build = self.station(refusals.clone());
+            let build = self.station(refusals.clone(), backlog.clone());
             let thread =
                 std::thread::Builder::new().name(format!("relay-worker-{number}")).spawn(move || {
                     if let Err(error) = worker::run(build, accepted) {
@@ -80,7 +80,11 @@ impl Parts {
     }
 
     /// Builds a worker's place; runs inside the worker's own runtime.
-    fn station(&self, refusals: Arc<Budget>) -> impl FnOnce() -> Station + Send + 'static {
+    fn station(
+        &self,
+        refusals: Arc<Budget>,
+        backlog: Arc<Backlog>,
+    ) -> impl FnOnce() -> Station + Send + 'static {
         let (shared, log, metrics) = (self.shared.clone(), self.log.clone(), self.metrics.clone());
         let (draining, observer, limits) =
             (self.draining.clone(), self.observer.clone(), self.limits.clone());
@@ -103,6 +107,7 @@ impl Parts {
             },
             draining,
             observer,
+            backlog,
             metrics,
         }
     }

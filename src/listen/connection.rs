@@ -38,10 +38,10 @@ use crate::pipeline::{self, Answer, Entrance, Outgoing, Tunnel, Watcher};
 use crate::refusal::Code;
 use crate::secret::Secret;
 
-/// What hyper's buffers hold beyond a head. The sum bounds what waits for an app that reads slowly: four pieces of
-/// a long answer, which go out in one system call. At half of it that costs a tenth more CPU time per MiB, at
-/// twice as much a stalled app costs more than 256 KiB. What is read ahead of a body is the gate's to bound.
-const PAST_HEAD: usize = 80 * 1024;
+/// What hyper's buffers hold beyond a head: so much of a long answer goes out in one system call. At a third of it
+/// an answer of 10 MiB costs a tenth more CPU time; [`super::backlog`] bounds what that comes to where apps read
+/// slowly. What is read ahead of a body is the gate's to bound.
+const PAST_HEAD: usize = 336 * 1024;
 /// Up to so many fields hyper reads without an allocation.
 const EASY_FIELDS: usize = 100;
 const SHOWN: usize = 256;
@@ -301,21 +301,19 @@ impl Visitor {
             let _ = grip.set(watcher);
         }
         let show = shown.and_then(|shown| Show::of(&station.observer, shown, &response));
-        let pace = self.latch.is_none().then(|| self.pace.clone());
         let latch = self.latch;
-        Ok(response.map(|inner| Watched { inner, pace, latch, show, _under_way: under_way }))
+        Ok(response.map(|inner| Watched { inner, latch, show, under_way }))
     }
 }
 
 /// The answer's body, telling the connection's pace when it has ended.
 pub(super) struct Watched {
     inner: pipeline::AnswerBody,
-    /// Set where only this body knows whether the app reads on.
-    pace: Option<Rc<Pace>>,
     show: Option<Show>,
-    /// Tells the gate when the answer has ended.
+    /// Tells the gate when the answer has ended. HTTP/2 has none, and there only this body knows whether the app
+    /// reads on.
     latch: Option<Rc<Latch>>,
-    _under_way: UnderWay,
+    under_way: UnderWay,
 }
 
 impl Body for Watched {
@@ -326,9 +324,18 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.latch.is_some() {
+            ready!(self.under_way.pace().poll_room(context));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if let Some(pace) = &self.pace {
-            pace.waits_for_app(matches!(polled, Poll::Ready(Some(_))));
+        let comes = match &polled {
+            Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        if self.latch.is_some() {
+            self.under_way.pace().will_write(comes);
+        } else {
+            self.under_way.pace().waits_for_app(matches!(polled, Poll::Ready(Some(_))));
         }
         let frame = ready!(polled);
         if let (Some(show), Some(Ok(frame))) = (&mut self.show, &frame) {

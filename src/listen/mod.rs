@@ -5,6 +5,7 @@
 //! thread. What must never enter: a decision about a request beyond its framing.
 
 mod admit;
+mod backlog;
 mod connection;
 mod door;
 mod flood;
@@ -26,6 +27,7 @@ use crate::model::RequestId;
 use crate::pipeline::Entrance;
 use crate::secret::Secret;
 
+pub use backlog::Backlog;
 pub use door::{Door, Place, bind};
 use stream::Raw;
 pub use tls::{Tls, TlsError, TlsFiles};

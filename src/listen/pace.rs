@@ -7,12 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::DoorLimits;
+use super::backlog::{Backlog, Waiting};
 use crate::pipeline::Watcher;
 
 /// How long a request may be on its way to a connection that would close without it.
@@ -33,6 +35,13 @@ enum Phase {
 
 /// One request under way on a connection.
 pub(super) struct UnderWay(Rc<Pace>);
+
+impl UnderWay {
+    /// The pace of its connection.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.0
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -63,13 +72,16 @@ pub(super) struct Pace {
     tells: Cell<bool>,
     /// The grant behind the answer that is under way.
     grant: RefCell<Option<Watcher>>,
+    /// What waits for the app.
+    waiting: Waiting,
     /// The connection's task, to be woken by an order.
     task: RefCell<Option<Waker>>,
 }
 
 impl Pace {
-    /// A connection that has just been accepted: its first head must come in time.
-    pub(super) fn fresh() -> Rc<Self> {
+    /// A connection that has just been accepted: its first head must come in time. What waits for its app counts
+    /// among `all` of relay.
+    pub(super) fn fresh(all: Arc<Backlog>) -> Rc<Self> {
         Rc::new(Self {
             phase: Cell::new(Phase::Fresh),
             since: Cell::new(Instant::now()),
@@ -78,6 +90,7 @@ impl Pace {
             order: Cell::new(Order::Serve),
             tells: Cell::new(false),
             grant: RefCell::new(None),
+            waiting: Waiting::new(all),
             task: RefCell::new(None),
         })
     }
@@ -85,6 +98,7 @@ impl Pace {
     /// A whole head has been read; the request is under way until the answer has ended.
     pub(super) fn busy(self: &Rc<Self>) -> UnderWay {
         self.phase.set(Phase::Busy);
+        self.waiting.begins_anew();
         self.under_way.set(self.under_way.get() + 1);
         UnderWay(self.clone())
     }
@@ -104,17 +118,35 @@ impl Pace {
         self.stalled.set(waits.then(|| self.stalled.get().unwrap_or_else(Instant::now)));
     }
 
+    /// Ready once the app may have another piece of its answer waiting.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.waiting.has_room() {
+            return Poll::Ready(());
+        }
+        self.note(cx);
+        Poll::Pending
+    }
+
+    /// So many bytes of an answer are on their way to be written.
+    pub(super) fn will_write(&self, bytes: usize) {
+        self.waiting.add(bytes);
+    }
+
     /// An answer is under way that ends with this grant; of HTTP/2 each stream sees to that itself.
     pub(super) fn depends_on(&self, grant: Option<Watcher>) {
         *self.grant.borrow_mut() = grant;
     }
 
-    /// What the connection is told; its task is woken when that changes.
-    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
+    fn note(&self, cx: &Context<'_>) {
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             *task = Some(cx.waker().clone());
         }
+    }
+
+    /// What the connection is told; its task is woken when that changes.
+    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
+        self.note(cx);
         // hyper does not ask the body of an app that stopped reading, so its cut has to come from here.
         if self.grant.borrow().as_ref().is_some_and(Watcher::is_revoked) {
             Order::Cut
@@ -126,9 +158,13 @@ impl Pace {
     fn give(&self, order: Order) {
         if self.order.get() < order {
             self.order.set(order);
-            if let Some(task) = &*self.task.borrow() {
-                task.wake_by_ref();
-            }
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
         }
     }
 
@@ -252,11 +288,16 @@ impl<T: Read + Unpin> Read for Paced<T> {
 }
 
 impl<T: Write + Unpin> Paced<T> {
-    fn wrote<R>(&self, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        match written {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
             Poll::Pending if self.pace.stalled.get().is_none() => self.pace.stalled.set(Some(Instant::now())),
             Poll::Pending => {}
-            Poll::Ready(_) => self.pace.stalled.set(None),
+            Poll::Ready(wrote) => {
+                self.pace.stalled.set(None);
+                if self.pace.waiting.wrote(wrote.as_ref().map_or(0, |bytes| *bytes)) {
+                    self.pace.wake();
+                }
+            }
         }
         written
     }

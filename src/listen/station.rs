@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::backlog::Backlog;
 use super::{DoorLimits, Draining, Observer};
 use crate::metrics::Metrics;
 use crate::pipeline::Worker;
@@ -16,6 +17,8 @@ pub struct Station {
     pub draining: Arc<Draining>,
     /// Sees every answer, in `relay dev`.
     pub observer: Observer,
+    /// What waits for apps, of all workers.
+    pub backlog: Arc<Backlog>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }

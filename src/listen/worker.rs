@@ -36,7 +36,7 @@ async fn serve(build: impl FnOnce() -> Station, mut accepted: mpsc::UnboundedRec
     let closer = tokio::task::spawn_local(close_in_time(sweep.clone(), station.clone()));
     let open = Rc::new(());
     while let Some(Accepted { raw, tls, entrance, _place: place }) = accepted.recv().await {
-        let pace = Pace::fresh();
+        let pace = Pace::fresh(station.backlog.clone());
         sweep.watch(&pace);
         let (station, open) = (station.clone(), open.clone());
         tokio::task::spawn_local(async move {

@@ -25,6 +25,8 @@ const MIB: u64 = 1024 * 1024;
 /// More than the kernel lets stand in one connection's buffers on this side and that together.
 const ANSWER: u64 = 16 * MIB;
 const MOST_KIB: f64 = 256.0;
+/// More than a small machine would have: what each of them allows adds up.
+const WORKERS: u64 = 4;
 /// What the kernel may keep on this side of each connection: thousands of large ones would use up the memory
 /// that it has for all of this machine's sockets.
 const SOCKET: usize = 64 * 1024;
@@ -41,7 +43,7 @@ pub fn run(plan: &Plan) -> Figure {
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, &vendor.ca_pem).unwrap();
     let upstream = format!("https://localhost:{}", vendor.port);
-    let limits = format!("limits.in_flight_per_customer = {}", 2 * (n + 10));
+    let limits = format!("workers = {WORKERS}\nlimits.in_flight_per_customer = {}", 2 * (n + 10));
     let mut stage = Stage::set(&plan.relay, &limits, &integration("vendor", &upstream, &ca));
     stage.start();
     let apps = Apps {

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use crate::listen::pace::Pace;
@@ -36,7 +37,7 @@ impl Latch {
 
     /// A latch of a connection that nobody paces.
     pub fn alone() -> Rc<Self> {
-        Self::new(Pace::fresh())
+        Self::new(Pace::fresh(Arc::default()))
     }
 
     /// Why the request that hyper has just read is a stand-in for one that was refused; told once.
