@@ -4,13 +4,13 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::inbox::Sender;
 use super::record::{Hash, Head};
 use super::{Anchor, AuditError};
 
@@ -112,7 +112,7 @@ pub(super) enum Message {
     /// Make an anchor now.
     Seal(oneshot::Sender<Result<Anchor, AuditError>>),
     /// Write what there is and a last anchor, then end.
-    Close(Sender<Result<(), AuditError>>),
+    Close(mpsc::Sender<Result<(), AuditError>>),
 }
 
 /// What one chain hands over at a time.

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::chain::Chain;
 use super::desk::{Desk, Message};
 use super::file::Member;
+use super::inbox::inbox;
 use super::record::Order;
 use super::rounds::Rounds;
 use super::writer::{Held, Writer, publish};
@@ -77,7 +78,7 @@ impl Log {
         let mut nonce = [0; 8];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AuditError("there is no randomness".into()))?;
 
-        let (send, inbox) = mpsc::channel();
+        let (send, inbox) = inbox();
         let desk = Arc::new(Desk::new(send));
         let (publisher, anchors) = mpsc::channel();
         let mut writer = Writer {

@@ -14,6 +14,7 @@ pub mod log;
 pub mod verify;
 
 mod desk;
+mod inbox;
 mod lane;
 mod line;
 mod problem;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::anchor::{Draft, Why};
 use super::desk::{Batch, Desk, Message};
 use super::file::{Eraser, Inherited, Syncer};
+use super::inbox::Inbox;
 use super::record::{Hash, Head, Order};
 use super::rounds::Rounds;
 use super::{Anchor, AuditError, Durability, Signer, Sink};
@@ -32,7 +33,7 @@ pub(super) struct Writer {
     pub(super) sink: Box<dyn Sink>,
     pub(super) durability: Durability,
     pub(super) desk: Arc<Desk>,
-    pub(super) inbox: Receiver<Message>,
+    pub(super) inbox: Inbox<Message>,
     pub(super) signer: Signer,
     pub(super) generation: Arc<AtomicU64>,
     pub(super) publisher: Sender<Anchor>,
@@ -70,11 +71,7 @@ impl Writer {
         self.chains.clear();
         let mut sealed_at = Instant::now();
         loop {
-            let first = match self.inbox.recv_timeout(self.patience(sealed_at)) {
-                Ok(message) => Some(message),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
+            let first = self.inbox.next_within(self.patience(sealed_at));
             let mut batches = Vec::new();
             self.look();
             let closing = self.gather(first, &mut batches, &mut asked);
@@ -135,7 +132,7 @@ impl Writer {
                 Message::Seal(answer) => asked.push(answer),
                 Message::Close(done) => return Some(done),
             }
-            next = if self.held.bytes.len() < WRITE_BYTES { self.inbox.try_recv().ok() } else { None };
+            next = if self.held.bytes.len() < WRITE_BYTES { self.inbox.next() } else { None };
         }
         None
     }
