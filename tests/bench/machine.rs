@@ -31,19 +31,35 @@ pub fn print(plan: &Plan) {
     println!("- {rounds} rounds of {seconds} s, medians; CPU time is of the proxy's process, all threads");
 }
 
-/// The share of all cores that anything used for so long; nothing of ours runs yet.
-fn busy(time: Duration) -> f64 {
-    let read = || {
+/// What all cores have done since the machine began, in clock ticks.
+pub struct Ticks {
+    all: f64,
+    idle: f64,
+    stolen: f64,
+}
+
+impl Ticks {
+    pub fn now() -> Self {
         let text = fs::read_to_string("/proc/stat").unwrap();
         // user nice system idle iowait irq softirq steal; guests count as user already
         let ticks = text.lines().next().unwrap().split_whitespace().skip(1).take(8);
         let ticks: Vec<f64> = ticks.map(|word| word.parse().unwrap()).collect();
-        (ticks.iter().sum::<f64>(), ticks[3] + ticks[4])
-    };
-    let before = read();
+        Self { all: ticks.iter().sum(), idle: ticks[3] + ticks[4], stolen: ticks[7] }
+    }
+
+    /// The share of all cores since then that a virtual machine's host gave to others, though it was wanted here.
+    pub fn stolen(&self) -> f64 {
+        let now = Self::now();
+        (now.stolen - self.stolen) / (now.all - self.all)
+    }
+}
+
+/// The share of all cores that anything used for so long; nothing of ours runs yet.
+fn busy(time: Duration) -> f64 {
+    let before = Ticks::now();
     std::thread::sleep(time);
-    let after = read();
-    1.0 - (after.1 - before.1) / (after.0 - before.0)
+    let now = Ticks::now();
+    1.0 - (now.idle - before.idle) / (now.all - before.all)
 }
 
 /// The first line with words that a program says, on either output.

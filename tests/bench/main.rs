@@ -80,7 +80,12 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     machine::print(&plan);
     let field = Field::set(&plan);
-    let failed: u64 = plan.cases.iter().map(|name| cases::run(&plan, &field, name)).sum();
+    let mut failed = 0;
+    for name in &plan.cases {
+        let before = machine::Ticks::now();
+        failed += cases::run(&plan, &field, name);
+        println!("\n- taken by others on the host meanwhile: {:.0} % of the cores", before.stolen() * 100.0);
+    }
     println!("\nbench seconds={:.0} failed={failed} commit={}", begun.elapsed().as_secs_f64(), plan.commit);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,4 +1,5 @@
-//! A fixed rate, and what relay adds to each request: through relay, and straight to the vendor, in turns.
+//! A fixed rate, and what relay adds to each request: through relay, and straight to the vendor, in turns. What
+//! nginx adds tells how much of it is a machine that wakes its cores slowly.
 //!
 //! Evenly spaced, which the limits are about; and as h2load does it, all clients in the same instant, where
 //! a request also waits for those before it.
@@ -27,11 +28,13 @@ struct Way {
 
 pub fn run(plan: &Plan, field: &Field) -> u64 {
     let (relay, vendor) = (field.relay(), &field.vendor);
+    let nginx = field.contenders.iter().find(|contender| contender.name == "nginx").expect("nginx");
     let authorization = [("authorization".to_owned(), Vendor::bearer())];
     let way = |name| Way { name, ..Way::default() };
     let mut ways = [
         way("spaced, through relay"),
         way("spaced, straight to the vendor"),
+        way("spaced, through nginx"),
         way("bursts of 20, through relay"),
         way("bursts of 20, straight to the vendor"),
     ];
@@ -40,9 +43,10 @@ pub fn run(plan: &Plan, field: &Field) -> u64 {
         for place in 0..ways.len() {
             let at = (place + round) % ways.len();
             let paced = match at {
-                0 => spaced(relay).pace(plan.seconds()),
+                0 => spaced(relay, VIA_RELAY).pace(plan.seconds()),
                 1 => straight(vendor, &authorization).pace(plan.seconds()),
-                2 => bursts(plan, &format!("http://{}{VIA_RELAY}", relay.address), &relay.headers),
+                2 => spaced(nginx, STRAIGHT).pace(plan.seconds()),
+                3 => bursts(plan, &format!("http://{}{VIA_RELAY}", relay.address), &relay.headers),
                 _ => bursts(plan, &format!("https://{}{STRAIGHT}", vendor.address()), &authorization),
             };
             ways[at].add(plan, &paced);
@@ -54,8 +58,8 @@ pub fn run(plan: &Plan, field: &Field) -> u64 {
 const VIA_RELAY: &str = "/vendor/1k";
 const STRAIGHT: &str = "/1k";
 
-fn spaced(relay: &Contender) -> Target<'_> {
-    Target { address: relay.address, ca: None, path: VIA_RELAY, headers: &relay.headers }
+fn spaced<'t>(proxy: &'t Contender, path: &'t str) -> Target<'t> {
+    Target { address: proxy.address, ca: None, path, headers: &proxy.headers }
 }
 
 fn straight<'t>(vendor: &'t Vendor, headers: &'t [(String, String)]) -> Target<'t> {
@@ -93,14 +97,15 @@ impl Way {
     }
 }
 
-fn report(plan: &Plan, ways: &mut [Way; 4]) -> u64 {
+fn report(plan: &Plan, ways: &mut [Way; 5]) -> u64 {
     // Of each round's own difference, before the medians sort the rounds.
     let added = |one: &[f64], other: &[f64]| {
         let mut pairs: Vec<f64> = one.iter().zip(other).map(|(one, other)| (one - other) / 1e3).collect();
         median(&mut pairs)
     };
-    let [through, straight, burst, burst_straight] = &*ways;
-    let (p50, p99) = (added(&through.p50_us, &straight.p50_us), added(&through.p99_us, &straight.p99_us));
+    let [through, straight, nginx, burst, burst_straight] = &*ways;
+    let spaced = |way: &Way| (added(&way.p50_us, &straight.p50_us), added(&way.p99_us, &straight.p99_us));
+    let ((p50, p99), (nginx_p50, nginx_p99)) = (spaced(through), spaced(nginx));
     let burst_p50 = added(&burst.p50_us, &burst_straight.p50_us);
     let burst_p99 = added(&burst.p99_us, &burst_straight.p99_us);
     println!("\n### rate: GET, 1 KiB, {PER_SECOND} requests a second\n");
@@ -114,6 +119,8 @@ fn report(plan: &Plan, ways: &mut [Way; 4]) -> u64 {
     let mut summary = Summary::of("rate", count(|way| way.requests), count(|way| way.failed));
     summary.figure("p50_added_ms", p50);
     summary.figure("p99_added_ms", p99);
+    summary.figure("nginx_p50_added_ms", nginx_p50);
+    summary.figure("nginx_p99_added_ms", nginx_p99);
     summary.figure("burst_p50_added_ms", burst_p50);
     summary.figure("burst_p99_added_ms", burst_p99);
     summary.at_most("p50 added, spaced, ms", p50, 0.3);
